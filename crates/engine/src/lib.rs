@@ -1,0 +1,1 @@
+//! Admission, queue, batches, devices, answer memo.

@@ -1,0 +1,1 @@
+//! Executes blocks over revm with batched inference calls.

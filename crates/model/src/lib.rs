@@ -1,0 +1,1 @@
+//! Model file, program, conversion, forward pass, memory plan and static cost.

@@ -1,0 +1,3 @@
+//! The hyperion binary: configuration, wiring, block producer, command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The integer operators: definition, kernels, backends, conformance.

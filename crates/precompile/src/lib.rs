@@ -1,0 +1,1 @@
+//! What the precompiles mean and cost.

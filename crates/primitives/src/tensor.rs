@@ -1,0 +1,147 @@
+use alloc::vec::Vec;
+
+use crate::{B256, Dtype, Keccak, TensorRoot, merkle::Frontier};
+
+/// Bytes under one leaf of a tensor root; the last tile is filled up with zeros.
+pub const TILE_BYTES: usize = 1024;
+
+/// Leaf of tile `index`: `K(0x00 ‖ "CT1" ‖ u64 index ‖ tile)`.
+pub fn tensor_leaf(index: u64, tile: &[u8; TILE_BYTES]) -> B256 {
+    Keccak::tagged(b"\0CT1").u64(index).update(tile).finish()
+}
+
+/// CT1 root of a tensor: the one commitment to its type, shape and elements.
+///
+/// | argument | meaning |
+/// |---|---|
+/// | `dims` | rank 1 to 8, none zero |
+/// | `data` | elements row-major, little-endian, unpadded |
+///
+/// `root = K(0x02 ‖ dtype ‖ rank ‖ u64 dims… ‖ merkle)` over [`tensor_leaf`]s (`docs/claims.md`, "CT1").
+/// `None` when a dimension is zero, the rank is not 1 to 8, or the length is not what the shape says.
+pub fn tensor_root(dtype: Dtype, dims: &[u64], data: &[u8]) -> Option<TensorRoot> {
+    let mut hasher = TensorHasher::new(dtype, dims)?;
+    hasher.update(data);
+    hasher.finish()
+}
+
+/// [`tensor_root`] of values that turn into little-endian bytes one by one.
+pub fn tensor_root_of<const N: usize>(
+    dtype: Dtype,
+    dims: &[u64],
+    elements: impl IntoIterator<Item = [u8; N]>,
+) -> Option<TensorRoot> {
+    let mut hasher = TensorHasher::new(dtype, dims)?;
+    elements.into_iter().for_each(|element| hasher.update(&element));
+    hasher.finish()
+}
+
+/// A [`tensor_root`] under construction, for tensors that arrive in pieces.
+#[derive(Clone, Debug)]
+pub struct TensorHasher {
+    dtype: Dtype,
+    dims: Vec<u64>,
+    missing_bytes: u64,
+    excess: bool,
+    tile: [u8; TILE_BYTES],
+    filled: usize,
+    tree: Frontier,
+}
+
+impl TensorHasher {
+    /// Starts a tensor; `None` when the shape is not a shape (see [`tensor_root`]).
+    pub fn new(dtype: Dtype, dims: &[u64]) -> Option<Self> {
+        if dims.is_empty() || dims.len() > 8 || dims.contains(&0) {
+            return None;
+        }
+        let elements = dims.iter().try_fold(1_u64, |product, dim| product.checked_mul(*dim))?;
+        Some(Self {
+            dtype,
+            dims: dims.to_vec(),
+            missing_bytes: elements.checked_mul(dtype.bytes() as u64)?,
+            excess: false,
+            tile: [0; TILE_BYTES],
+            filled: 0,
+            tree: Frontier::default(),
+        })
+    }
+
+    /// Appends element bytes; pieces may end anywhere.
+    pub fn update(&mut self, mut data: &[u8]) {
+        match self.missing_bytes.checked_sub(data.len() as u64) {
+            Some(missing) => self.missing_bytes = missing,
+            None => self.excess = true,
+        }
+        while !data.is_empty() {
+            let (piece, rest) = data.split_at(data.len().min(TILE_BYTES - self.filled));
+            self.tile[self.filled..self.filled + piece.len()].copy_from_slice(piece);
+            self.filled += piece.len();
+            data = rest;
+            if self.filled == TILE_BYTES {
+                self.close_tile();
+            }
+        }
+    }
+
+    /// The root; `None` when fewer or more bytes came than the shape says.
+    pub fn finish(mut self) -> Option<TensorRoot> {
+        if self.missing_bytes > 0 || self.excess {
+            return None;
+        }
+        if self.filled > 0 {
+            self.tile[self.filled..].fill(0);
+            self.close_tile();
+        }
+        let merkle = self.tree.root()?;
+        let rank = u8::try_from(self.dims.len()).expect("rank is 8 at most");
+        let mut root = Keccak::tagged(&[2, self.dtype.code(), rank]);
+        self.dims.iter().for_each(|dim| {
+            root.u64(*dim);
+        });
+        Some(TensorRoot(root.update(merkle).finish()))
+    }
+
+    fn close_tile(&mut self) {
+        self.tree.push(tensor_leaf(self.tree.count(), &self.tile));
+        self.filled = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_is_the_vectors_root() {
+        let values = [1_i32, -2, 3, 0, 70_000, -70_000];
+        let root = tensor_root_of(Dtype::I32, &[2, 3], values.map(i32::to_le_bytes)).unwrap();
+        assert_eq!(
+            root.to_string(),
+            "0xcfed5279e6681938fdbe057e513765e558523a050d9839f5d002ea24a0fa2997"
+        );
+    }
+
+    #[test]
+    fn pieces_do_not_change_the_root_and_lengths_must_fit() {
+        let data: Vec<u8> = (0..5000_u32).map(|i| i.to_le_bytes()[0]).collect();
+        let whole = tensor_root(Dtype::U8, &[5, 1000], &data);
+        assert!(whole.is_some());
+        for cut in [0, 1, 1023, 1024, 1025, 4096, 4999] {
+            let mut hasher = TensorHasher::new(Dtype::U8, &[5, 1000]).unwrap();
+            hasher.update(&data[..cut]);
+            hasher.update(&data[cut..]);
+            assert_eq!(hasher.finish(), whole, "cut at {cut}");
+        }
+        let cases = [
+            ("a byte short", Dtype::U8, &[5, 1000][..], 4999),
+            ("a byte long", Dtype::U8, &[5, 999], 4996),
+            ("no dimension", Dtype::U8, &[], 0),
+            ("a dimension of zero", Dtype::U8, &[0, 5], 0),
+            ("nine dimensions", Dtype::U8, &[1; 9], 1),
+            ("a product beyond u64", Dtype::U8, &[u64::MAX, 2], 0),
+        ];
+        for (name, dtype, dims, len) in cases {
+            assert_eq!(tensor_root(dtype, dims, &data[..len]), None, "{name}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! gRPC and HTTP at the door: limits, decoding, status.

@@ -1,0 +1,1 @@
+//! Checks a claim without trusting whoever made it.

@@ -1,0 +1,3 @@
+//! Tasks of the project: codegen, tidy, ci, tables, show.
+
+fn main() {}
