@@ -1,3 +1,37 @@
-//! Tasks of the project: codegen, tidy, ci, tables, show.
+//! The project's own tasks, run as `cargo xtask TASK`.
 
-fn main() {}
+mod show;
+mod tidy;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Hyperion repository.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Checks what no compiler checks: crate arrows, one stem per operator, dead files, links.
+    Tidy,
+    /// Measures a line of an issue anew and says whether it holds; without an id, lists the lines.
+    Show(show::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Tidy => tidy::run(),
+        Task::Show(arguments) => show::run(&arguments),
+    }
+}
+
+/// The repository's root.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).expect("crates/xtask lies two folders below the root").to_path_buf()
+}
