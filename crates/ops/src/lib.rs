@@ -1,1 +1,47 @@
-//! The integer operators: definition, kernels, backends, conformance.
+//! The integer operators: what every device must compute, to the bit.
+//!
+//! Start with [`round`] (the five ways a number is rounded), then any stem: the file of an operator opens
+//! with its mathematics, holds its shape type and ends in a scalar loop that *is* the definition
+//! (`docs/exact-inference.md`). [`Backend`] is the seam to devices, `Reference` the definitions behind
+//! it, `conformance` the suite that every other backend is compared by.
+#![cfg_attr(not(feature = "std"), no_std)]
+#![deny(unsafe_code)]
+#![warn(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_lossless
+)]
+#![deny(clippy::float_arithmetic)]
+
+extern crate alloc;
+
+pub mod activation;
+pub mod attention;
+mod backend;
+pub mod gemm;
+pub mod linear;
+pub mod norm;
+pub mod pool;
+pub mod quantize;
+pub mod requantize;
+pub mod rope;
+pub mod round;
+pub mod sample;
+
+pub use activation::ActivationTable;
+pub use attention::AttentionShape;
+pub use backend::{
+    Backend, BackendError, BufferId, DeviceInfo, DeviceKind, Parallel, Sequence, Serial, Step,
+    TableCodes, View, WeightId, Weights,
+};
+pub use gemm::GemmShape;
+pub use linear::{LinearShape, LinearWeights};
+pub use norm::{NormKind, NormShape};
+pub use pool::PoolMode;
+pub use quantize::RowScale;
+pub use rope::{Pairing, RopeShape};
+pub use sample::Sampling;
+
+/// The operator set that this crate defines; part of every program.
+pub const OPSET: u16 = 1;
