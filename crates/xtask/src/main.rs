@@ -1,5 +1,6 @@
 //! The project's own tasks, run as `cargo xtask TASK`.
 
+mod ci;
 mod show;
 mod tidy;
 
@@ -17,6 +18,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Runs every stage of `make test`, or only those named.
+    Ci(ci::Arguments),
     /// Checks what no compiler checks: crate arrows, one stem per operator, dead files, links.
     Tidy,
     /// Measures a line of an issue anew and says whether it holds; without an id, lists the lines.
@@ -25,6 +28,7 @@ enum Task {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
+        Task::Ci(arguments) => ci::run(&arguments),
         Task::Tidy => tidy::run(),
         Task::Show(arguments) => show::run(&arguments),
     }

