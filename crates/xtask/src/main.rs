@@ -1,6 +1,7 @@
 //! The project's own tasks, run as `cargo xtask TASK`.
 
 mod ci;
+mod codegen;
 mod show;
 mod tidy;
 
@@ -20,6 +21,8 @@ struct Arguments {
 enum Task {
     /// Runs every stage of `make test`, or only those named.
     Ci(ci::Arguments),
+    /// Generates the Rust of `proto/` into `crates/rpc/src/gen/`.
+    Codegen(codegen::Arguments),
     /// Checks what no compiler checks: crate arrows, one stem per operator, dead files, links.
     Tidy,
     /// Measures a line of an issue anew and says whether it holds; without an id, lists the lines.
@@ -29,6 +32,7 @@ enum Task {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().task {
         Task::Ci(arguments) => ci::run(&arguments),
+        Task::Codegen(arguments) => codegen::run(&arguments),
         Task::Tidy => tidy::run(),
         Task::Show(arguments) => show::run(&arguments),
     }
