@@ -4,6 +4,7 @@
 #
 #   scripts/setup.sh          tool chain and the MiniLM model (what `make demo` needs)
 #   scripts/setup.sh tests    also the Python environment and the Solidity compiler (what `make test` needs)
+#   scripts/setup.sh peers    also the programs that benchmarks compare with (what `cargo xtask show M3` needs)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${HYPERION_FIXTURES:-$HOME/.cache/hyperion}
@@ -77,6 +78,9 @@ tool_chain
 if ! minilm; then
     say "MiniLM could not be fetched; tests that need it will say 'skipped', the demo needs it"
     [ "${1:-}" = tests ] || exit 1
+fi
+if [ "${1:-}" = peers ]; then
+    environment peers bench/peers/requirements.txt
 fi
 if [ "${1:-}" = tests ]; then
     command -v npm >/dev/null || debian nodejs npm
