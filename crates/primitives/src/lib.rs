@@ -23,7 +23,7 @@ mod mix;
 mod tensor;
 pub mod w8r;
 
-pub use alloy_primitives::{Address, B256, U256};
+pub use alloy_primitives::{Address, B256, U256, U512};
 pub use dtype::Dtype;
 pub use hash::{Keccak, input_hash, keccak256, output_hash, sha256};
 pub use id::{ClaimDigest, ModelId, ProgramId, RequestId, TensorRoot};
