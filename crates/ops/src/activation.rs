@@ -1,10 +1,13 @@
-//! Non-linearities by table: `f(x) = max(x, 0) - c(|x|)`.
+//! Non-linearities by table.
 //!
 //! ```text
 //! y = max(x, 0) - c[min(rshr(|x|, 8), len - 1)]
 //! ```
 //!
-//! The identity holds for GELU, its tanh form and SILU; RELU has `c = 0`. One lookup errs by 9.8e-4 at most.
+//! `f(x) = max(x, 0) - c(|x|)` holds for GELU, its tanh form and SILU; RELU has `c = 0`. One lookup errs by
+//! 9.8e-4 at most.
+
+use crate::{round::rshr, table};
 
 /// Which non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,14 +30,39 @@ impl ActivationTable {
     pub const fn code(self) -> u8 {
         match self {
             Self::Relu => 0,
-            Self::Gelu => 2,
-            Self::GeluTanh => 3,
-            Self::Silu => 4,
+            Self::Gelu => table::Table::Gelu.id(),
+            Self::GeluTanh => table::Table::GeluTanh.id(),
+            Self::Silu => table::Table::Silu.id(),
         }
     }
 
     /// The non-linearity with this code; `None` for a number that names none.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|table| table.code() == code)
+    }
+
+    /// `c` in Q16, one entry per `2^-8` of `|x|`; the last stands for everything beyond.
+    pub fn corrections(self) -> &'static [u16] {
+        match self {
+            Self::Relu => &[0],
+            Self::Gelu => &table::GELU,
+            Self::GeluTanh => &table::GELU_TANH,
+            Self::Silu => &table::SILU,
+        }
+    }
+}
+
+/// Applies a non-linearity element by element; `x` is Q16 within `+-SAT`, and so is the result.
+///
+/// # Panics
+///
+/// When the lengths differ.
+pub fn activation(table: ActivationTable, x: &[i32], out: &mut [i32]) {
+    assert_eq!(x.len(), out.len(), "one element per element");
+    let corrections = table.corrections();
+    for (out, x) in out.iter_mut().zip(x) {
+        let place = rshr(x.unsigned_abs().into(), 8).cast_unsigned();
+        let place = usize::try_from(place).expect("23 bits").min(corrections.len() - 1);
+        *out = (*x).max(0) - i32::from(corrections[place]);
     }
 }

@@ -17,17 +17,25 @@
 extern crate alloc;
 
 pub mod activation;
+pub mod add;
+pub mod argmax;
 pub mod attention;
 mod backend;
+pub mod constant;
+pub mod embed;
+pub mod gate;
 pub mod gemm;
 pub mod linear;
 pub mod norm;
 pub mod pool;
+pub mod position;
 pub mod quantize;
 pub mod requantize;
 pub mod rope;
 pub mod round;
+pub mod rows;
 pub mod sample;
+pub mod table;
 
 pub use activation::ActivationTable;
 pub use attention::AttentionShape;
