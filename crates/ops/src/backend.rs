@@ -58,7 +58,7 @@ pub struct Sequence {
 /// Codes of an embedding table, row-major.
 #[derive(Clone, Copy, Debug)]
 pub enum TableCodes<'a> {
-    /// One committed byte a code ([`hyperion_primitives::w8r`]).
+    /// One committed byte a code ([`hyperion_primitives::w8r`]), each row padded to 32 codes.
     W8r(&'a [u8]),
     /// Little-endian `i16`.
     I16(&'a [u8]),

@@ -2,7 +2,7 @@
 //!
 //! Start with [`round`] (the five ways a number is rounded), then any stem: the file of an operator opens
 //! with its mathematics, holds its shape type and ends in a scalar loop that *is* the definition
-//! (`docs/exact-inference.md`). [`Backend`] is the seam to devices, `Reference` the definitions behind
+//! (`docs/exact-inference.md`). [`Backend`] is the seam to devices, [`Reference`] the definitions behind
 //! it, `conformance` the suite that every other backend is compared by.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
@@ -30,6 +30,7 @@ pub mod norm;
 pub mod pool;
 pub mod position;
 pub mod quantize;
+mod reference;
 pub mod requantize;
 pub mod rope;
 pub mod round;
@@ -48,6 +49,7 @@ pub use linear::{LinearShape, LinearWeights};
 pub use norm::{NormKind, NormShape};
 pub use pool::PoolMode;
 pub use quantize::RowScale;
+pub use reference::Reference;
 pub use rope::{Pairing, RopeShape};
 pub use sample::Sampling;
 
