@@ -3,6 +3,7 @@
 mod ci;
 mod codegen;
 mod show;
+mod tables;
 mod tidy;
 
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ enum Task {
     Codegen(codegen::Arguments),
     /// Checks what no compiler checks: crate arrows, one stem per operator, dead files, links.
     Tidy,
+    /// Computes the tables of `crates/ops/tables/` and writes them, or compares them.
+    Tables(tables::Arguments),
     /// Measures a line of an issue anew and says whether it holds; without an id, lists the lines.
     Show(show::Arguments),
 }
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Task::Ci(arguments) => ci::run(&arguments),
         Task::Codegen(arguments) => codegen::run(&arguments),
         Task::Tidy => tidy::run(),
+        Task::Tables(arguments) => tables::run(&arguments),
         Task::Show(arguments) => show::run(&arguments),
     }
 }
