@@ -3,7 +3,7 @@
 //! Start with [`round`] (the five ways a number is rounded), then any stem: the file of an operator opens
 //! with its mathematics, holds its shape type and ends in a scalar loop that *is* the definition
 //! (`docs/exact-inference.md`). [`Backend`] is the seam to devices, [`Reference`] the definitions behind
-//! it, `conformance` the suite that every other backend is compared by.
+//! it, [`conformance`] the suite that every other backend is compared by.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![deny(unsafe_code)]
 #![warn(
@@ -21,6 +21,7 @@ pub mod add;
 pub mod argmax;
 pub mod attention;
 mod backend;
+pub mod conformance;
 pub mod constant;
 pub mod embed;
 pub mod gate;

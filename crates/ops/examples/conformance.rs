@@ -1,0 +1,9 @@
+//! Prints `crates/ops/conformance.toml` as the definitions give it, for a change of the definitions:
+//! `cargo run -p hyperion-ops --example conformance > /tmp/new && mv /tmp/new crates/ops/conformance.toml`
+
+use hyperion_ops::{BackendError, Reference, conformance::check};
+
+fn main() -> Result<(), BackendError> {
+    print!("{}", check(&mut Reference::default())?);
+    Ok(())
+}
