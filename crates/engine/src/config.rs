@@ -1,0 +1,72 @@
+//! What one machine may choose. No choice changes a bit of any output.
+
+/// How large a batch may grow and how long it may wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Rows at most: tokens of texts, rows of tensors. A longer input runs alone.
+    pub rows_max: u32,
+    /// Jobs at most.
+    pub jobs_max: u32,
+    /// Microseconds that an idle device waits for company from the arrival of the oldest job on. 0 serves at
+    /// once; batches then form by themselves while devices are busy.
+    pub wait_us_max: u64,
+}
+
+/// How the engine is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineConfig {
+    /// Rows of a batch at most. Default 1,024.
+    pub batch_rows_max: u32,
+    /// Jobs of a batch at most. Default 256.
+    pub batch_jobs_max: u32,
+    /// Microseconds that an idle device holds a batch back for company. Default 0.
+    pub batch_wait_us: u64,
+    /// Jobs that may wait, per model and class. Default 1,024.
+    pub queue_jobs_max: usize,
+    /// Bytes of inputs that may wait, of all models. Default 1 GiB.
+    pub queue_bytes_max: u64,
+    /// Bytes of outputs kept by content. Default 256 MiB.
+    pub memo_bytes_max: u64,
+    /// Bytes of answers kept by request id; the oldest leave first. Default 256 MiB.
+    pub kept_bytes_max: u64,
+    /// Seconds for which an answer is kept by request id. Default 3,600.
+    pub keep_s: u64,
+    /// Signed claims that may wait for the log's producer; more push new work back. Default 16,384.
+    pub claims_waiting_max: usize,
+    /// Seconds for which claims can be challenged: `challengeUntil` = now + this. Default 604,800 (a week).
+    pub challenge_window_s: u64,
+    /// Microseconds after which a silent device counts as lost. Default 30 s.
+    pub lease_us: u64,
+    /// Microseconds of idleness after which a device answers a known question again. Default 60 s.
+    pub probe_us: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            batch_rows_max: 1024,
+            batch_jobs_max: 256,
+            batch_wait_us: 0,
+            queue_jobs_max: 1024,
+            queue_bytes_max: 1 << 30,
+            memo_bytes_max: 256 << 20,
+            kept_bytes_max: 256 << 20,
+            keep_s: 3600,
+            claims_waiting_max: 16_384,
+            challenge_window_s: 7 * 24 * 3600,
+            lease_us: 30_000_000,
+            probe_us: 60_000_000,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Limits of one batch.
+    pub const fn batch(&self) -> BatchLimits {
+        BatchLimits {
+            rows_max: self.batch_rows_max,
+            jobs_max: self.batch_jobs_max,
+            wait_us_max: self.batch_wait_us,
+        }
+    }
+}
