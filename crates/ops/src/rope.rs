@@ -99,7 +99,7 @@ pub fn cos_sin(frequency: u64, position: u32) -> (i16, i16) {
 pub fn turn((x0, x1): (i32, i32), (cos, sin): (i16, i16)) -> (i32, i32) {
     let (x0, x1) = (i64::from(x0), i64::from(x1));
     let (cos, sin) = (i64::from(cos), i64::from(sin));
-    // Each product is at most 2^44, so each sum is below 2^46.
+    // Each product is below 2^44, so each sum is below 2^45.
     (sat(rshr(x0 * cos - x1 * sin, 14)), sat(rshr(x0 * sin + x1 * cos, 14)))
 }
 

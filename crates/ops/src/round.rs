@@ -1,4 +1,4 @@
-//! Rounding, saturation and roots: the only places where a bit is lost.
+//! Rounding, saturation and roots.
 //!
 //! ```text
 //! rshr(x, s)    s > 0: (x + 2^(s-1)) >> s, so half goes towards plus infinity; s < 0: x * 2^-s
@@ -8,6 +8,8 @@
 //! wide(a, m, s) rshr(a * m, s) with 31-bit factors: what kernels evaluate req with
 //! inv_root(v)   (R, k) with 1/sqrt(v) ~ R * 2^(-31 - k/2), relative error below 2^-14
 //! ```
+//!
+//! Beside these, only right shifts of non-negative numbers lose bits (`exp2_neg`, and attention's weights).
 
 use hyperion_primitives::limits::SAT;
 

@@ -1,4 +1,4 @@
-//! Bounds that a model must keep to be registered (`docs/numerics.md`, "Numbers and rounding").
+//! Bounds that a model must keep to be registered (`docs/exact-inference.md`, "Numbers").
 
 /// Greatest depth of a linear step, padded: no `i8` dot product of this length leaves an `i32`.
 ///
