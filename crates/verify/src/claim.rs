@@ -223,8 +223,9 @@ pub enum ClaimError {
 
 impl SignedClaim {
     /// A result that a block computed itself: no worker, tier 0, no signature.
-    pub fn of_block(claim: Claim) -> Self {
-        let claim = Claim { worker: Address::ZERO, tier: 0, ..claim };
+    pub fn of_block(mut claim: Claim) -> Self {
+        claim.worker = Address::ZERO;
+        claim.tier = 0;
         Self { claim, signature: [0; SIGNATURE_BYTES] }
     }
 

@@ -19,8 +19,11 @@ extern crate alloc;
 pub mod abi;
 mod bytes;
 pub mod claim;
+pub mod commit;
+pub mod log;
 pub mod manifest;
 pub mod sign;
+pub mod state;
 
 pub use claim::{Claim, ClaimError, Domain, Request, Sampling, SignedClaim};
 pub use manifest::{Formula, InputError, Manifest, ManifestError, OutputRows};
