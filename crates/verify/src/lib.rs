@@ -22,9 +22,13 @@ pub mod claim;
 pub mod commit;
 pub mod log;
 pub mod manifest;
+pub mod note;
+pub mod receipt;
 pub mod sign;
 pub mod state;
 
 pub use claim::{Claim, ClaimError, Domain, Request, Sampling, SignedClaim};
 pub use manifest::{Formula, InputError, Manifest, ManifestError, OutputRows};
+pub use note::{Checkpoint, KeyKind, NoteKey, NoteSigner, SignedNote};
+pub use receipt::{Receipt, ReceiptError, Trust};
 pub use sign::SignatureError;
