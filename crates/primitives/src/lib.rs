@@ -28,4 +28,7 @@ pub use dtype::Dtype;
 pub use hash::{Keccak, input_hash, keccak256, output_hash, sha256};
 pub use id::{ClaimDigest, ModelId, ProgramId, RequestId, TensorRoot};
 pub use mix::Mix;
-pub use tensor::{TILE_BYTES, TensorHasher, tensor_leaf, tensor_root, tensor_root_of};
+pub use tensor::{
+    TILE_BYTES, TensorHasher, tensor_bytes, tensor_leaf, tensor_root, tensor_root_of,
+    tensor_root_over,
+};

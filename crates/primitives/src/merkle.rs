@@ -133,9 +133,8 @@ mod tests {
             let want = root(leaves.clone());
             for (index, leaf) in leaves.iter().enumerate() {
                 let mut siblings = path(&leaves, index).unwrap();
-                let check = |path: &[B256]| {
-                    root_from_path(*leaf, index as u64, u64::from(count), path)
-                };
+                let check =
+                    |path: &[B256]| root_from_path(*leaf, index as u64, u64::from(count), path);
                 assert_eq!(check(&siblings), want);
                 siblings.push(B256::ZERO);
                 assert_eq!(check(&siblings), None, "one sibling too many");

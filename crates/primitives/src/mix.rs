@@ -20,7 +20,11 @@ impl Mix {
     }
 
     /// A word in `[-2^bits, 2^bits)`; `bits` is at most 31.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "bits <= 31 bounds it")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "bits <= 31 bounds it"
+    )]
     pub const fn i32(&mut self, bits: u32) -> i32 {
         ((self.u64() >> (63 - bits)) as i64 - (1 << bits)) as i32
     }

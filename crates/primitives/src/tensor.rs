@@ -36,6 +36,25 @@ pub fn tensor_root_of<const N: usize>(
     hasher.finish()
 }
 
+/// [`tensor_root`] of a tensor whose tiles have this Merkle root; `None` when the shape is not a shape.
+pub fn tensor_root_over(dtype: Dtype, dims: &[u64], merkle: &B256) -> Option<TensorRoot> {
+    tensor_bytes(dtype, dims)?;
+    let rank = u8::try_from(dims.len()).expect("a shape has rank 8 at most");
+    let mut root = Keccak::tagged(&[2, dtype.code(), rank]);
+    dims.iter().for_each(|dim| {
+        root.u64(*dim);
+    });
+    Some(TensorRoot(root.update(merkle).finish()))
+}
+
+/// Bytes of a tensor's elements; `None` when the rank is not 1 to 8, a dimension is zero, or the product leaves a `u64`.
+pub fn tensor_bytes(dtype: Dtype, dims: &[u64]) -> Option<u64> {
+    if dims.is_empty() || dims.len() > 8 || dims.contains(&0) {
+        return None;
+    }
+    dims.iter().try_fold(dtype.bytes() as u64, |product, dim| product.checked_mul(*dim))
+}
+
 /// A [`tensor_root`] under construction, for tensors that arrive in pieces.
 #[derive(Clone, Debug)]
 pub struct TensorHasher {
@@ -51,14 +70,11 @@ pub struct TensorHasher {
 impl TensorHasher {
     /// Starts a tensor; `None` when the shape is not a shape (see [`tensor_root`]).
     pub fn new(dtype: Dtype, dims: &[u64]) -> Option<Self> {
-        if dims.is_empty() || dims.len() > 8 || dims.contains(&0) {
-            return None;
-        }
-        let elements = dims.iter().try_fold(1_u64, |product, dim| product.checked_mul(*dim))?;
+        let missing_bytes = tensor_bytes(dtype, dims)?;
         Some(Self {
             dtype,
             dims: dims.to_vec(),
-            missing_bytes: elements.checked_mul(dtype.bytes() as u64)?,
+            missing_bytes,
             excess: false,
             tile: [0; TILE_BYTES],
             filled: 0,
@@ -92,13 +108,7 @@ impl TensorHasher {
             self.tile[self.filled..].fill(0);
             self.close_tile();
         }
-        let merkle = self.tree.root()?;
-        let rank = u8::try_from(self.dims.len()).expect("rank is 8 at most");
-        let mut root = Keccak::tagged(&[2, self.dtype.code(), rank]);
-        self.dims.iter().for_each(|dim| {
-            root.u64(*dim);
-        });
-        Some(TensorRoot(root.update(merkle).finish()))
+        tensor_root_over(self.dtype, &self.dims, &self.tree.root()?)
     }
 
     fn close_tile(&mut self) {

@@ -20,12 +20,14 @@ pub mod abi;
 mod bytes;
 pub mod claim;
 pub mod commit;
+pub mod hostile;
 pub mod log;
 pub mod manifest;
 pub mod note;
 pub mod receipt;
 pub mod sign;
 pub mod state;
+pub mod tensor;
 
 pub use claim::{Claim, ClaimError, Domain, Request, Sampling, SignedClaim};
 pub use manifest::{Formula, InputError, Manifest, ManifestError, OutputRows};
