@@ -1,0 +1,139 @@
+//! From a job to what the caller waits for: the signed claim, its place in the log, or a tier.
+
+use std::{sync::Arc, time::Duration};
+
+use hyperion_engine::{Answer, Job};
+use hyperion_primitives::{B256, ClaimDigest};
+use hyperion_verify::SignedClaim;
+use tokio::sync::oneshot;
+
+use crate::{
+    auth::Caller,
+    convert,
+    door::Door,
+    r#gen::v1,
+    log::{Checkpoint, LogView, checkpoint_of_at_least, wire_checkpoint, wire_path},
+    status::{Code, Error},
+};
+
+/// How far a claim has to have come before the caller hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitFor {
+    Signed,
+    Logged,
+    Tier,
+}
+
+impl WaitFor {
+    pub(crate) fn of_wire(number: i32) -> Result<Self, Error> {
+        let known = v1::WaitFor::try_from(number)
+            .map_err(|_| Error::bad_field("wait_for", format!("{number} names no state")))?;
+        Ok(match known {
+            v1::WaitFor::Unspecified | v1::WaitFor::Signed => Self::Signed,
+            v1::WaitFor::Logged => Self::Logged,
+            v1::WaitFor::Tier => Self::Tier,
+        })
+    }
+
+    pub(crate) fn of_name(name: &str) -> Result<Self, Error> {
+        match name {
+            "signed" => Ok(Self::Signed),
+            "logged" => Ok(Self::Logged),
+            "tier" => Ok(Self::Tier),
+            _ => {
+                Err(Error::bad_field("wait_for", format!("`{name}` is not signed, logged or tier")))
+            }
+        }
+    }
+}
+
+/// An answer that has come as far as the caller wanted.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) answer: Arc<Answer>,
+    pub(crate) reached: u8,
+    /// From [`WaitFor::Logged`] on.
+    pub(crate) place: Option<Place>,
+}
+
+/// A claim under a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) index: u64,
+    pub(crate) path: Vec<B256>,
+    pub(crate) checkpoint: Arc<Checkpoint>,
+}
+
+impl Door {
+    /// Runs a job and waits as far as `wait` says. Dropping the future takes a job that waits out of the queue.
+    pub(crate) async fn answer(
+        &self,
+        job: Job,
+        wait: WaitFor,
+        caller: &Caller,
+    ) -> Result<Answered, Error> {
+        let _place = caller.take_place()?;
+        let (id, tier) = (job.id(), job.request().tier);
+        let (done, outcome) = oneshot::channel();
+        // The ticket lives as long as this future: if the caller goes, so does a job that has not begun.
+        let _ticket = self.engine.submit(job, Box::new(|outcome| drop(done.send(outcome))))?;
+        let answer = outcome
+            .await
+            .map_err(|_| Error::new(Code::Draining, "the engine ended before the job did"))?
+            .map_err(|failure| Error::from(&failure))?;
+        if wait == WaitFor::Signed {
+            return Ok(Answered { answer, reached: 1, place: None });
+        }
+        let (told, place) = oneshot::channel();
+        let tell = |place| {
+            let _ = told.send(place); // nobody listens any more: the caller is gone
+        };
+        self.engine.on_logged(id, Box::new(tell));
+        let place = place.await.map_err(|_| {
+            Error::new(Code::ClaimNotFound, "the claim was let go before it was logged")
+        })?;
+        let log = &*self.log;
+        let mut checkpoint = checkpoint_of_at_least(log, place.index + 1).await?;
+        let mut reached = reached(log, answer.digest)?;
+        while wait == WaitFor::Tier && reached < tier {
+            checkpoint = checkpoint_of_at_least(log, checkpoint.size + 1).await?;
+            reached = self::reached(log, answer.digest)?;
+        }
+        let path = log.inclusion(place.index, checkpoint.size)?;
+        let place = Place { index: place.index, path, checkpoint };
+        Ok(Answered { answer, reached, place: Some(place) })
+    }
+
+    /// Tells the observer how a call ended.
+    pub(crate) fn observe<T>(
+        &self,
+        surface: &'static str,
+        model: &str,
+        since_us: u64,
+        outcome: &Result<T, Error>,
+    ) {
+        let code = outcome.as_ref().map_or_else(|error| error.code().row().name, |_| "ok");
+        let took = Duration::from_micros(self.clock.now_us().saturating_sub(since_us));
+        let alias = self
+            .engine
+            .resolve(model)
+            .and_then(|model| model.aliases.into_iter().next())
+            .unwrap_or_else(|| "other".to_owned());
+        self.observer.answered(surface, &alias, code, took);
+    }
+}
+
+/// The tier a claim has reached; 1 until the log knows it.
+fn reached(log: &dyn LogView, claim: ClaimDigest) -> Result<u8, Error> {
+    Ok(log.claim(claim)?.map_or(1, |standing| standing.reached.max(1)))
+}
+
+/// A receipt for the wire.
+pub(crate) fn wire_receipt(claim: &SignedClaim, digest: ClaimDigest, place: &Place) -> v1::Receipt {
+    v1::Receipt {
+        claim: Some(convert::wire_claim(claim, digest.0)),
+        index: place.index,
+        path: wire_path(&place.path),
+        checkpoint: Some(wire_checkpoint(&place.checkpoint)),
+    }
+}

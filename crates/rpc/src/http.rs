@@ -1,0 +1,246 @@
+//! The HTTP door: probes, models, claims, receipts, quotes, and the log as C2SP tiles.
+//!
+//! Digests are `0x` and lower-case hex, integers of 64 bits decimal strings; errors are the table's, as JSON.
+
+mod tile;
+
+use std::{fmt::Write as _, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use hyperion_engine::{ModelInfo, RequestStatus};
+use hyperion_primitives::{ClaimDigest, RequestId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    auth::Area,
+    door::Door,
+    infer::Found,
+    log::{newest_checkpoint, read_many},
+    plain::{self, Decimal, spell},
+    receipt_json::{ClaimJson, Envelope},
+    status::{Code, Error},
+};
+
+type Shared = State<Arc<Door>>;
+
+/// Every route of this crate.
+pub(crate) fn router(door: Arc<Door>) -> Router {
+    let limit = DefaultBodyLimit::max(door.limits.body_bytes_max);
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/v1/models", get(models))
+        .route("/v1/quote", post(quote))
+        .route("/v1/claims/{digest}", get(claim))
+        .route("/v1/receipts/{digest}", get(receipt))
+        .route("/log/checkpoint", get(checkpoint))
+        .route("/log/tile/{*path}", get(tile))
+        .layer(limit)
+        .with_state(door)
+}
+
+async fn ready(State(door): Shared) -> Response {
+    match door.ready() {
+        Ok(()) => "ok\n".into_response(),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+    }
+}
+
+async fn models(State(door): Shared, headers: HeaderMap) -> Result<Json<Value>, Error> {
+    door.admit_http(&headers, Area::Models)?;
+    let models = door.engine.models();
+    let data: Vec<Value> = models.iter().flat_map(|model| model_json(&door, model)).collect();
+    Ok(Json(json!({"object": "list", "data": data})))
+}
+
+/// One entry per alias, in the shape that OpenAI clients list, with what they do not know under `hyperion`.
+fn model_json(door: &Door, model: &ModelInfo) -> Vec<Value> {
+    let wire = door.wire_model(model);
+    let tensor = |spec: &crate::r#gen::v1::TensorSpec| {
+        let dtype = u8::try_from(spec.dtype).ok().and_then(hyperion_primitives::Dtype::from_code);
+        json!({
+            "name": spec.name, "dtype": dtype.map(|dtype| dtype.name()), "dims": spec.dims,
+            "exponent": spec.exponent,
+        })
+    };
+    let hyperion = json!({
+        "modelId": model.id.to_string(),
+        "programId": spell(&wire.program_id),
+        "inputs": wire.inputs.iter().map(tensor).collect::<Vec<_>>(),
+        "outputs": wire.outputs.iter().map(tensor).collect::<Vec<_>>(),
+        "text": door.face(model.id).text.is_some(),
+        "native": wire.native,
+        "ready": wire.ready,
+        "notReadyReason": wire.not_ready_reason,
+        "license": wire.license,
+        "macsBase": Decimal(wire.macs_base),
+        "macsPerRow": Decimal(wire.macs_per_row),
+        "macsPerPair": Decimal(wire.macs_per_pair),
+        "macsPerOut": Decimal(wire.macs_per_out),
+        "rowsMax": wire.rows_max,
+    });
+    let entry = |alias: &String| json!({"id": alias, "object": "model", "created": 0, "owned_by": "hyperion", "hyperion": hyperion});
+    model.aliases.iter().map(entry).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct QuoteAsk {
+    model: String,
+    input_bytes: Decimal<u64>,
+    #[serde(default)]
+    tokens_max: u32,
+    #[serde(default)]
+    tier: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct QuoteAnswer {
+    macs: Decimal<u64>,
+    peak_bytes: Decimal<u64>,
+    gas: Decimal<u64>,
+    fee: String,
+    valid_until: Decimal<u64>,
+    queue_ms: u32,
+}
+
+async fn quote(
+    State(door): Shared,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<QuoteAnswer>, Error> {
+    door.admit_http(&headers, Area::Models)?;
+    let asked: QuoteAsk = read(&door, body)?;
+    let quote = door.quote(&asked.model, asked.input_bytes.0, asked.tokens_max, asked.tier)?;
+    Ok(Json(QuoteAnswer {
+        macs: Decimal(quote.macs),
+        peak_bytes: Decimal(quote.peak_bytes),
+        gas: Decimal(quote.gas),
+        fee: quote.fee,
+        valid_until: Decimal(quote.valid_until_s),
+        queue_ms: quote.queue_ms,
+    }))
+}
+
+/// A JSON body of the documented form.
+fn read<T: for<'de> Deserialize<'de>>(
+    door: &Door,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<T, Error> {
+    let body = body.map_err(|_| {
+        let text = format!("at most {} bytes are taken", door.limits.body_bytes_max);
+        Error::at(Code::InputTooLarge, "body", text)
+    })?;
+    serde_json::from_slice(&body).map_err(|error| Error::bad_field("body", error.to_string()))
+}
+
+/// The digest at the end of a path.
+fn digest_of(text: &str) -> Result<[u8; 32], Error> {
+    plain::array_of(text)
+        .ok_or_else(|| Error::bad_field("digest", "is 0x and 64 lower-case hex digits"))
+}
+
+async fn claim(
+    State(door): Shared,
+    headers: HeaderMap,
+    Path(digest): Path<String>,
+) -> Result<Json<Value>, Error> {
+    door.admit_http(&headers, Area::Receipts)?;
+    let digest = digest_of(&digest)?;
+    let found = match door.find_claim(ClaimDigest::from(digest)) {
+        Err(error) if error.code() == Code::ClaimNotFound => {
+            door.find_request(RequestId::from(digest))?
+        }
+        found => found?,
+    };
+    Ok(Json(claim_json(&door, &found)))
+}
+
+fn claim_json(door: &Door, found: &Found) -> Value {
+    let state = found.state.as_str_name().trim_start_matches("REQUEST_STATE_").to_lowercase();
+    let mut json = json!({"state": state});
+    if !found.reason.is_empty() {
+        json["reason"] = found.reason.into();
+    }
+    if let Some(signed) = &found.claim {
+        json["claimDigest"] = signed.claim.digest(&door.engine.domain()).to_string().into();
+        json["claim"] = json!(ClaimJson::from(&signed.claim));
+        json["signature"] = spell(&signed.signature).into();
+        json["reached"] = found.reached.into();
+    }
+    if let Some(index) = found.index {
+        json["index"] = index.to_string().into();
+    }
+    json
+}
+
+async fn receipt(
+    State(door): Shared,
+    headers: HeaderMap,
+    Path(digest): Path<String>,
+) -> Result<Json<Value>, Error> {
+    door.admit_http(&headers, Area::Receipts)?;
+    let digest = ClaimDigest::from(digest_of(&digest)?);
+    let (signed, place) = door.place_of(digest, 0)?;
+    // The request is public: its hash is in the claim, and only whoever holds the digest can ask. Inputs and
+    // outputs are the caller's own and stay out.
+    let request = match door.engine.status(signed.claim.request_id) {
+        Some(RequestStatus::Claimed(answer) | RequestStatus::Logged { answer, .. }) => {
+            Some(answer.request.clone())
+        }
+        Some(RequestStatus::Queued | RequestStatus::Running | RequestStatus::Failed(_)) | None => {
+            None
+        }
+    };
+    let proof = crate::receipt::receipt(&signed, &place)?.to_string();
+    let envelope = Envelope {
+        domain: door.engine.domain(),
+        request,
+        claim: signed,
+        proof,
+        input: None,
+        output: None,
+    };
+    Ok(Json(envelope.to_value()))
+}
+
+async fn checkpoint(State(door): Shared, headers: HeaderMap) -> Result<Response, Error> {
+    door.admit_http(&headers, Area::Log)?;
+    let note = newest_checkpoint(&*door.log)?.note.clone();
+    let kind =
+        [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((kind, note).into_response())
+}
+
+async fn tile(
+    State(door): Shared,
+    headers: HeaderMap,
+    Path(path): Path<String>,
+) -> Result<Response, Error> {
+    door.admit_http(&headers, Area::Log)?;
+    let asked: tile::Tile = path.parse().map_err(|()| {
+        let mut text =
+            String::from("is <level>/<n> or entries/<n>, with .p/<width> if it is not full");
+        write!(text, "; n is written x001/x234/067 for {}", 1_234_067).expect("a string takes it");
+        Error::bad_field("tile", text)
+    })?;
+    let bytes = read_many(&door.log, move |log| match asked.level {
+        Some(level) => log.tile(level, asked.n, asked.width),
+        None => log.entries(asked.n, asked.width),
+    })
+    .await?;
+    let kind = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    ];
+    Ok((kind, bytes).into_response())
+}

@@ -1,0 +1,586 @@
+//! `hyperion.v1.InferenceService`: the main call, and what belongs to it.
+
+use std::sync::Arc;
+
+use hyperion_engine::{ModelInfo, RequestStatus};
+use hyperion_primitives::{ClaimDigest, RequestId, TensorRoot};
+use hyperion_verify::SignedClaim;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    answer::{Answered, Place, WaitFor, wire_receipt},
+    auth::{Area, Caller},
+    blob::Upload,
+    convert::{self, Ask, Input, copied, digest, dtype, input_form, output_form},
+    deadline::{self, Deadline},
+    door::Door,
+    r#gen::v1,
+    limits::at_most,
+    log::newest_checkpoint,
+    receipt,
+    status::{Code, Error},
+};
+
+/// `hyperion.v1.InferenceService`.
+#[derive(Clone, Debug)]
+pub(crate) struct InferenceService {
+    door: Arc<Door>,
+}
+
+/// Models of one page at most, and where a caller names no size.
+const PAGE_MAX: usize = 256;
+
+impl InferenceService {
+    pub(crate) const fn new(door: Arc<Door>) -> Self {
+        Self { door }
+    }
+
+    async fn answer(&self, request: Request<v1::InferRequest>) -> Result<v1::InferResponse, Error> {
+        let door = &self.door;
+        let since_us = door.clock.now_us();
+        let model = request.get_ref().model.clone();
+        let outcome = async {
+            let caller = door.admit(&request, Area::Infer)?;
+            let deadline = Deadline::of(request.metadata(), door.limits.unary_deadline);
+            let asked = request.into_inner();
+            let wait = WaitFor::of_wire(asked.wait_for)?;
+            let work = async {
+                let ask = self.ask(asked)?;
+                let job = door.job(ask, &caller, deadline).await?;
+                door.answer(job, wait, &caller).await
+            };
+            Ok(self.response(&deadline.race(work).await?))
+        }
+        .await;
+        door.observe("grpc", &model, since_us, &outcome);
+        outcome
+    }
+
+    /// Reads a request; what depends on the model is judged when its job is built.
+    fn ask(&self, asked: v1::InferRequest) -> Result<Ask, Error> {
+        use v1::infer_request::Input as Wire;
+        let limits = &self.door.limits;
+        let model = self.door.model(&asked.model)?;
+        sampling(asked.sampling.as_ref(), limits.stop_tokens_max)?;
+        let input = match asked.input {
+            None => return Err(Error::bad_field("input", "give tensors, tokens, text or chat")),
+            Some(Wire::Tensors(v1::TensorInput { tensors })) => {
+                at_most("tensors", "tensors", tensors.len(), limits.tensors_max)?;
+                let [tensor] = <[_; 1]>::try_from(tensors).map_err(|tensors| {
+                    let text = format!("the model reads one tensor, {} came", tensors.len());
+                    Error::at(Code::InputShape, "tensors", text)
+                })?;
+                let name = &self.door.face(model.id).input;
+                if !tensor.name.is_empty() && tensor.name != *name {
+                    let text = format!("the model's input is `{name}`");
+                    return Err(Error::bad_field("tensors.name", text));
+                }
+                Input::Tensor(self.door.tensor("tensors", tensor)?)
+            }
+            Some(Wire::Tokens(v1::TokenInput { ids })) => Input::Tokens(ids),
+            Some(Wire::Text(text)) => {
+                at_most("text", "bytes", text.len(), limits.text_bytes_max)?;
+                Input::Text(text)
+            }
+            Some(Wire::Chat(v1::ChatInput { turns })) => {
+                at_most("chat", "turns", turns.len(), limits.turns_max)?;
+                let text = "this model generates nothing and takes no chat";
+                return Err(Error::at(Code::UnsupportedParameter, "chat", text));
+            }
+        };
+        Ok(Ask {
+            model,
+            input,
+            request: convert::request(asked.request)?,
+            signature: convert::signature("request_signature", &asked.request_signature)?,
+        })
+    }
+
+    fn response(&self, answered: &Answered) -> v1::InferResponse {
+        let Answered { answer, reached, place } = answered;
+        let name = &self.door.face(answer.request.model_id).output;
+        v1::InferResponse {
+            outputs: vec![convert::wire_output(name, answer)],
+            tokens: Vec::new(),
+            text: String::new(),
+            finish_reason: String::new(),
+            request: Some(convert::wire_request(&answer.request)),
+            claim: Some(convert::wire_claim(&answer.claim, answer.digest.0)),
+            reached: (*reached).into(),
+            receipt: place.as_ref().map(|place| wire_receipt(&answer.claim, answer.digest, place)),
+            replayed: answer.replayed,
+            fee: "0".to_owned(),
+        }
+    }
+
+    /// Sends `Accepted`, then `done`; encoders have no deltas.
+    async fn stream(
+        &self,
+        asked: v1::InferStreamRequest,
+        caller: &Caller,
+        deadline: Deadline,
+        events: &mpsc::Sender<Result<v1::InferStreamResponse, Status>>,
+    ) -> Result<(), Error> {
+        let request = asked.request.ok_or_else(|| Error::bad_field("request", "is missing"))?;
+        if asked.resume_at != 0 {
+            let text = "this model generates no tokens; there is nothing to resume";
+            return Err(Error::bad_field("resume_at", text));
+        }
+        let wait = WaitFor::of_wire(request.wait_for)?;
+        let ask = self.ask(request)?;
+        let model_id = ask.model.id;
+        let job = self.door.job(ask, caller, deadline).await?;
+        let stats = self.door.engine.stats();
+        let waiting: u64 = stats
+            .models
+            .iter()
+            .filter(|model| model.id == model_id)
+            .flat_map(|model| model.queued)
+            .sum();
+        let accepted = v1::infer_stream_response::Event::Accepted(v1::Accepted {
+            request_id: copied(job.id().0),
+            model_id: copied(model_id.0),
+            queue_position: u32::try_from(waiting).unwrap_or(u32::MAX),
+        });
+        self.send(events, accepted).await?;
+        let answered = self.door.answer(job, wait, caller).await?;
+        let done = v1::infer_stream_response::Event::Done(self.response(&answered));
+        self.send(events, done).await
+    }
+
+    async fn send(
+        &self,
+        events: &mpsc::Sender<Result<v1::InferStreamResponse, Status>>,
+        event: v1::infer_stream_response::Event,
+    ) -> Result<(), Error> {
+        events
+            .send(Ok(v1::InferStreamResponse { event: Some(event) }))
+            .await
+            .map_err(|_| Error::new(Code::Cancelled, "the caller went away"))
+    }
+
+    fn quote(&self, request: &Request<v1::QuoteRequest>) -> Result<v1::QuoteResponse, Error> {
+        self.door.admit(request, Area::Models)?;
+        let v1::QuoteRequest { model, input_bytes, tokens_max, tier } = request.get_ref();
+        self.door.quote(model, *input_bytes, *tokens_max, *tier)
+    }
+
+    fn models(
+        &self,
+        request: &Request<v1::ListModelsRequest>,
+    ) -> Result<v1::ListModelsResponse, Error> {
+        self.door.admit(request, Area::Models)?;
+        let v1::ListModelsRequest { page_size, page_token } = request.get_ref();
+        let start: usize = match page_token.as_str() {
+            "" => 0,
+            token => token
+                .parse()
+                .map_err(|_| Error::bad_field("page_token", "is not one that this node gave"))?,
+        };
+        let size = match usize::try_from(*page_size).unwrap_or(PAGE_MAX) {
+            0 => PAGE_MAX,
+            size => size.min(PAGE_MAX),
+        };
+        let all = self.door.engine.models();
+        let page = all.iter().skip(start).take(size);
+        let models: Vec<_> = page.map(|model| self.door.wire_model(model)).collect();
+        let next = start.saturating_add(models.len());
+        let next_page_token = if next < all.len() { next.to_string() } else { String::new() };
+        Ok(v1::ListModelsResponse { models, next_page_token })
+    }
+
+    fn claim(&self, request: &Request<v1::GetClaimRequest>) -> Result<v1::GetClaimResponse, Error> {
+        use v1::get_claim_request::Key;
+        self.door.admit(request, Area::Receipts)?;
+        let found = match &request.get_ref().key {
+            None => return Err(Error::bad_field("key", "give a claim digest or a request id")),
+            Some(Key::ClaimDigest(bytes)) => {
+                self.door.find_claim(ClaimDigest(digest("claim_digest", bytes)?))?
+            }
+            Some(Key::RequestId(bytes)) => {
+                self.door.find_request(RequestId(digest("request_id", bytes)?))?
+            }
+        };
+        let domain = self.door.engine.domain();
+        Ok(v1::GetClaimResponse {
+            state: found.state.into(),
+            reason: found.reason.to_owned(),
+            claim: found
+                .claim
+                .map(|claim| convert::wire_claim(&claim, claim.claim.digest(&domain).0)),
+            reached: found.reached.into(),
+            index: found.index.unwrap_or(0),
+        })
+    }
+
+    fn receipt(
+        &self,
+        request: &Request<v1::GetReceiptRequest>,
+    ) -> Result<v1::GetReceiptResponse, Error> {
+        self.door.admit(request, Area::Receipts)?;
+        let v1::GetReceiptRequest { claim_digest, size } = request.get_ref();
+        let claim = ClaimDigest(digest("claim_digest", claim_digest)?);
+        let (signed, place) = self.door.place_of(claim, *size)?;
+        Ok(v1::GetReceiptResponse {
+            receipt: Some(wire_receipt(&signed, claim, &place)),
+            tlog_proof: receipt::receipt(&signed, &place)?.to_string(),
+        })
+    }
+
+    async fn put_blob(
+        &self,
+        request: Request<Streaming<v1::PutBlobRequest>>,
+    ) -> Result<v1::PutBlobResponse, Error> {
+        self.door.admit(&request, Area::Infer)?;
+        let deadline = Deadline::of(request.metadata(), self.door.limits.stream_deadline);
+        let mut pieces = request.into_inner();
+        let work = async {
+            let mut upload: Option<Upload> = None;
+            while let Some(piece) = next(&mut pieces).await? {
+                let v1::PutBlobRequest { dtype: code, dims, chunk } = piece;
+                at_most("chunk", "bytes", chunk.len(), self.door.limits.chunk_bytes_max)?;
+                let mut under_way = match upload.take() {
+                    None => self.door.blobs.begin(dtype("dtype", code)?, &dims)?,
+                    Some(_) if code != 0 || !dims.is_empty() => {
+                        let text = "type and shape are said once, in the first message";
+                        return Err(Error::bad_field("dims", text));
+                    }
+                    Some(under_way) => under_way,
+                };
+                upload = Some(blocking(move || under_way.push(&chunk).map(|()| under_way)).await?);
+            }
+            let upload = upload.ok_or_else(|| Error::bad_field("dtype", "no message came"))?;
+            let root = blocking(move || upload.finish()).await?;
+            Ok(v1::PutBlobResponse { root: copied(root.0) })
+        };
+        deadline.race(work).await
+    }
+
+    fn get_blob(
+        &self,
+        request: &Request<v1::GetBlobRequest>,
+    ) -> Result<ReceiverStream<Result<v1::GetBlobResponse, Status>>, Error> {
+        self.door.admit(request, Area::Infer)?;
+        let deadline = Deadline::of(request.metadata(), self.door.limits.stream_deadline);
+        let v1::GetBlobRequest { root, offset } = request.get_ref();
+        let root = TensorRoot(digest("root", root)?);
+        let blob =
+            self.door.blobs.get(root).ok_or_else(|| {
+                Error::bad_field("root", format!("{root} is not held; put it again"))
+            })?;
+        let offset = usize::try_from(*offset).ok().filter(|offset| *offset <= blob.data.len());
+        let mut rest = match offset {
+            Some(offset) => blob.data.slice(offset..),
+            None => return Err(Error::bad_field("offset", "lies beyond the blob's end")),
+        };
+        let piece_bytes = self.door.limits.chunk_bytes_max;
+        let (send, receive) = mpsc::channel(1);
+        tokio::spawn(async move {
+            while !rest.is_empty() {
+                let chunk = rest.split_to(rest.len().min(piece_bytes));
+                let sent = tokio::select! {
+                    sent = send.send(Ok(v1::GetBlobResponse { chunk })) => sent,
+                    () = deadline::passes(Some(deadline)) => {
+                        send.send(Err(deadline::passed().into())).await
+                    }
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(ReceiverStream::new(receive))
+    }
+}
+
+/// The next message of a client's stream.
+async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Error> {
+    stream.message().await.map_err(|status| {
+        Error::new(Code::Cancelled, format!("the stream broke off: {}", status.message()))
+    })
+}
+
+/// Hashing and copying of large pieces, where blocking is allowed.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(Error::new(Code::Internal, "taking the blob failed")))
+}
+
+/// Sampling that asks for anything is refused: the models served draw nothing.
+fn sampling(sampling: Option<&v1::Sampling>, stop_tokens_max: usize) -> Result<(), Error> {
+    let Some(sampling) = sampling else { return Ok(()) };
+    at_most("sampling.stop_tokens", "tokens", sampling.stop_tokens.len(), stop_tokens_max)?;
+    if *sampling == v1::Sampling::default() {
+        return Ok(());
+    }
+    let text = "the model draws nothing: sampling must be left out";
+    Err(Error::at(Code::SamplingInvalid, "sampling", text))
+}
+
+/// What is known of a claim or a request.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) state: v1::RequestState,
+    /// A code of the error table where the state is FAILED.
+    pub(crate) reason: &'static str,
+    pub(crate) claim: Option<SignedClaim>,
+    pub(crate) reached: u8,
+    pub(crate) index: Option<u64>,
+}
+
+impl Found {
+    const fn plain(state: v1::RequestState) -> Self {
+        Self { state, reason: "", claim: None, reached: 0, index: None }
+    }
+}
+
+impl Door {
+    /// What a model costs for an input of this length.
+    pub(crate) fn quote(
+        &self,
+        model: &str,
+        input_bytes: u64,
+        tokens_max: u32,
+        tier: u32,
+    ) -> Result<v1::QuoteResponse, Error> {
+        let model = self.model(model)?;
+        if tier > 1 {
+            let text = format!("tier {tier} is not served by this node");
+            return Err(Error::at(Code::UnsupportedParameter, "tier", text));
+        }
+        let manifest = model.model.manifest();
+        let rows = manifest
+            .input_rows(input_bytes)
+            .map_err(|error| Error::at(Code::InputShape, "input_bytes", error.to_string()))?;
+        let macs = manifest.macs(rows, tokens_max).ok_or_else(|| {
+            Error::at(Code::InputTooLarge, "tokens_max", "the run does not fit the model")
+        })?;
+        Ok(v1::QuoteResponse {
+            macs,
+            peak_bytes: model.memory_bytes,
+            gas: self.prices.gas(&model, input_bytes, tokens_max).unwrap_or(0),
+            fee: "0".to_owned(),
+            valid_until_s: self.clock.unix_s() + QUOTE_S,
+            queue_ms: u32::try_from(self.engine.wait_ms(model.id)).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// A model for the wire.
+    pub(crate) fn wire_model(&self, model: &ModelInfo) -> v1::Model {
+        let manifest = model.model.manifest();
+        let face = self.face(model.id);
+        let spec = |name: &str, form: convert::Form, rows| v1::TensorSpec {
+            name: name.to_owned(),
+            dtype: form.dtype.code().into(),
+            dims: vec![rows, i64::try_from(form.width).unwrap_or(i64::MAX)],
+            exponent: exponent(form.dtype),
+        };
+        v1::Model {
+            alias: model.aliases.first().cloned().unwrap_or_default(),
+            model_id: copied(model.id.0),
+            program_id: copied(manifest.program_id.0),
+            inputs: vec![spec(&face.input, input_form(model), -1)],
+            outputs: vec![spec(&face.output, output_form(model), output_rows(model))],
+            native: manifest.native,
+            ready: model.ready.is_ok(),
+            not_ready_reason: model.ready.err().map(|why| why.to_string()).unwrap_or_default(),
+            license: face.license.clone(),
+            macs_base: manifest.macs.base,
+            macs_per_row: manifest.macs.per_row,
+            macs_per_pair: manifest.macs.per_pair,
+            macs_per_out: manifest.macs.per_out,
+            rows_max: model.rows_max,
+            causal: manifest.causal,
+            generator: manifest.generator,
+        }
+    }
+
+    /// What is known of a request.
+    pub(crate) fn find_request(&self, id: RequestId) -> Result<Found, Error> {
+        let claimed = |answer: &hyperion_engine::Answer, state, index| Found {
+            claim: Some(answer.claim.clone()),
+            reached: 1,
+            index,
+            ..Found::plain(state)
+        };
+        match self.engine.status(id) {
+            Some(RequestStatus::Queued) => Ok(Found::plain(v1::RequestState::Queued)),
+            Some(RequestStatus::Running) => Ok(Found::plain(v1::RequestState::Running)),
+            Some(RequestStatus::Claimed(answer)) => {
+                Ok(claimed(&answer, v1::RequestState::Claimed, None))
+            }
+            Some(RequestStatus::Logged { answer, index }) => match self.log.claim(answer.digest)? {
+                Some(_) => self.find_claim(answer.digest),
+                None => Ok(claimed(&answer, v1::RequestState::Logged, Some(index))),
+            },
+            Some(RequestStatus::Failed(failure)) => Ok(Found {
+                reason: Error::from(&failure).code().row().name,
+                ..Found::plain(v1::RequestState::Failed)
+            }),
+            None => {
+                let claim = self.log.claim_of(id)?.ok_or_else(|| {
+                    Error::new(Code::ClaimNotFound, format!("request {id} is not known here"))
+                })?;
+                self.find_claim(claim)
+            }
+        }
+    }
+
+    /// What is known of a claim.
+    pub(crate) fn find_claim(&self, claim: ClaimDigest) -> Result<Found, Error> {
+        let Some(standing) = self.log.claim(claim)? else {
+            let request = self.engine.request_of(claim).ok_or_else(|| {
+                Error::new(Code::ClaimNotFound, format!("claim {claim} is not known here"))
+            })?;
+            return self.find_request(request);
+        };
+        let (state, reason) = if standing.disproved {
+            (v1::RequestState::Disproved, Code::ClaimDisproved.row().name)
+        } else {
+            (v1::RequestState::Logged, "")
+        };
+        Ok(Found {
+            state,
+            reason,
+            claim: Some(self.signed_claim(standing.index)?),
+            reached: standing.reached,
+            index: Some(standing.index),
+        })
+    }
+
+    /// A logged claim with its path to the checkpoint of `size` entries; 0 is the newest.
+    pub(crate) fn place_of(
+        &self,
+        claim: ClaimDigest,
+        size: u64,
+    ) -> Result<(SignedClaim, Place), Error> {
+        let standing = self.log.claim(claim)?.ok_or_else(|| {
+            Error::new(Code::ClaimNotFound, format!("claim {claim} is not in the log yet"))
+        })?;
+        let checkpoint = match size {
+            0 => newest_checkpoint(&*self.log)?,
+            size => Arc::new(self.log.checkpoint(size)?),
+        };
+        let index = standing.index;
+        if index >= checkpoint.size {
+            let text =
+                format!("entry {index} is not under a checkpoint of {} entries", checkpoint.size);
+            return Err(Error::at(Code::CheckpointUnknown, "size", text));
+        }
+        let path = self.log.inclusion(index, checkpoint.size)?;
+        Ok((self.signed_claim(index)?, Place { index, path, checkpoint }))
+    }
+
+    fn signed_claim(&self, index: u64) -> Result<SignedClaim, Error> {
+        SignedClaim::from_entry(&self.log.entry(index)?)
+            .map_err(|error| Error::new(Code::Internal, format!("entry {index}: {error}")))
+    }
+}
+
+/// How long a quote may be relied on: prices change with the chain's schedule only.
+const QUOTE_S: u64 = 60;
+
+/// For display: real value = integer / 2^exponent.
+const fn exponent(dtype: hyperion_primitives::Dtype) -> u32 {
+    match dtype {
+        hyperion_primitives::Dtype::I32 => 16,
+        hyperion_primitives::Dtype::I16 => 15,
+        _ => 0,
+    }
+}
+
+/// Rows of a model's output in a declaration: 1 where it pools, free elsewhere.
+pub(crate) fn output_rows(model: &ModelInfo) -> i64 {
+    match model.model.manifest().output_rows {
+        hyperion_verify::manifest::OutputRows::One => 1,
+        hyperion_verify::manifest::OutputRows::Rows
+        | hyperion_verify::manifest::OutputRows::Tokens => -1,
+    }
+}
+
+#[tonic::async_trait]
+impl v1::inference_service_server::InferenceService for InferenceService {
+    async fn infer(
+        &self,
+        request: Request<v1::InferRequest>,
+    ) -> Result<Response<v1::InferResponse>, Status> {
+        Ok(Response::new(self.answer(request).await?))
+    }
+
+    type InferStreamStream = ReceiverStream<Result<v1::InferStreamResponse, Status>>;
+
+    async fn infer_stream(
+        &self,
+        request: Request<v1::InferStreamRequest>,
+    ) -> Result<Response<Self::InferStreamStream>, Status> {
+        let caller = self.door.admit(&request, Area::Infer)?;
+        let deadline = Deadline::of(request.metadata(), self.door.limits.stream_deadline);
+        let asked = request.into_inner();
+        let service = self.clone();
+        let (events, receive) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let since_us = service.door.clock.now_us();
+            let model =
+                asked.request.as_ref().map_or_else(String::new, |inner| inner.model.clone());
+            let work = service.stream(asked, &caller, deadline, &events);
+            let outcome = tokio::select! {
+                outcome = deadline.race(work) => outcome,
+                () = events.closed() => Err(Error::new(Code::Cancelled, "the caller went away")),
+            };
+            service.door.observe("grpc", &model, since_us, &outcome);
+            if let Err(error) = outcome {
+                drop(events.send(Err(error.into())).await);
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn quote(
+        &self,
+        request: Request<v1::QuoteRequest>,
+    ) -> Result<Response<v1::QuoteResponse>, Status> {
+        Ok(Response::new(Self::quote(self, &request)?))
+    }
+
+    async fn list_models(
+        &self,
+        request: Request<v1::ListModelsRequest>,
+    ) -> Result<Response<v1::ListModelsResponse>, Status> {
+        Ok(Response::new(self.models(&request)?))
+    }
+
+    async fn get_claim(
+        &self,
+        request: Request<v1::GetClaimRequest>,
+    ) -> Result<Response<v1::GetClaimResponse>, Status> {
+        Ok(Response::new(self.claim(&request)?))
+    }
+
+    async fn get_receipt(
+        &self,
+        request: Request<v1::GetReceiptRequest>,
+    ) -> Result<Response<v1::GetReceiptResponse>, Status> {
+        Ok(Response::new(self.receipt(&request)?))
+    }
+
+    async fn put_blob(
+        &self,
+        request: Request<Streaming<v1::PutBlobRequest>>,
+    ) -> Result<Response<v1::PutBlobResponse>, Status> {
+        Ok(Response::new(Self::put_blob(self, request).await?))
+    }
+
+    type GetBlobStream = ReceiverStream<Result<v1::GetBlobResponse, Status>>;
+
+    async fn get_blob(
+        &self,
+        request: Request<v1::GetBlobRequest>,
+    ) -> Result<Response<Self::GetBlobStream>, Status> {
+        Ok(Response::new(Self::get_blob(self, &request)?))
+    }
+}
