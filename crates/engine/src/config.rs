@@ -13,7 +13,7 @@ pub struct BatchLimits {
 }
 
 /// How the engine is set up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Rows of a batch at most. Default 1,024.
     pub batch_rows_max: u32,

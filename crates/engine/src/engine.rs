@@ -1,65 +1,142 @@
 //! The handle that the rest of the program holds.
 
-use std::sync::Arc;
-
-use hyperion_model::Tensor;
-use hyperion_ops::Backend;
-use hyperion_primitives::{Address, B256, ClaimDigest, ModelId, RequestId};
-use hyperion_verify::{Domain, Request};
-
-use crate::{
-    Answer, ClaimSink, Clock, EngineConfig, EngineError, EngineStats, Failure, Invalid, Job, LogPlace,
-    ModelInfo, Pushback, Registry, RequestStatus, Signer,
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        mpsc::{Receiver, sync_channel},
+    },
+    thread::{self, JoinHandle},
 };
 
-/// Receives the outcome of a submitted job, exactly once, on a thread of the engine's or the caller's own.
-/// It must not block.
-pub type OnDone = Box<dyn FnOnce(Result<Arc<Answer>, Failure>) + Send>;
+use hyperion_model::{Model, Tensor, plan, weights_bytes};
+use hyperion_ops::Backend;
+use hyperion_primitives::{Address, B256, ClaimDigest, ModelId, RequestId, input_hash, tensor_root};
+use hyperion_verify::{Domain, Request, claim::TIER_MAX};
+use parking_lot::Mutex;
 
-/// Receives a claim's place in the log.
-pub type OnLogged = Box<dyn FnOnce(LogPlace) + Send>;
+use crate::{
+    ClaimSink, Class, Clock, Content, DeviceStats, EngineConfig, EngineError, EngineStats, Evidence, Failure,
+    InferError, Invalid, Job, ModelInfo, ModelStats, OnBatch, OnDone, OnLogged, Pushback, Registry,
+    RequestStatus, Signer, Unready,
+    claim::Notary,
+    machine::{Ask, Machine, Submitted, TicketId, Waiter, Work},
+    memo::Memo,
+    outbox::Outbox,
+    placement::{Placement, place},
+    shell::{FINISHER_BATCHES, Shell, ToFinisher},
+    worker::{KnownAnswers, Worker},
+};
 
-/// Receives the outputs of a block's calls, in the order of the calls.
-pub type OnBatch = Box<dyn FnOnce(Vec<Result<Arc<Tensor>, InferError>>) + Send>;
-
-/// Why a call without a claim has no output.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum InferError {
-    /// The call cannot be made as it stands.
-    #[error(transparent)]
-    Invalid(#[from] Invalid),
-    /// It was not taken.
-    #[error(transparent)]
-    Pushback(#[from] Pushback),
-    /// It was taken and has no output.
-    #[error(transparent)]
-    Failure(#[from] Failure),
-}
+/// Seconds that a request without a deadline of its own gets.
+const REQUEST_S: u64 = 60;
 
 /// Takes the job out of the queue when dropped, unless a device has begun.
-#[derive(Debug)]
-pub struct Ticket(());
+///
+/// Keep it as long as the answer is wanted: `let _ = engine.submit(…)` cancels at once.
+#[must_use = "dropping a ticket cancels its job"]
+pub struct Ticket {
+    shell: Arc<Shell>,
+    id: Option<TicketId>,
+}
+
+impl Ticket {
+    /// Lets the job go on without this ticket.
+    pub fn detach(mut self) {
+        self.id = None;
+    }
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ticket").field(&self.id).finish()
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.shell.event(|machine, now_us| machine.cancel(id, now_us));
+        }
+    }
+}
 
 /// What a drain left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Drained {
-    /// Jobs that ended with an answer while draining.
+    /// Jobs that ended while draining, by themselves.
     pub finished: u64,
-    /// Jobs cut off at the deadline.
+    /// Jobs cut off at the deadline before a device began.
     pub cut: u64,
+    /// Jobs that a device was still at when the deadline passed.
+    pub running: u64,
+    /// Signed claims that the log's producer did not take.
+    pub unlogged: u64,
 }
 
 /// Admission, queue, batches, devices, answers. Cheap to clone; the last clone to go stops the threads.
 #[derive(Clone)]
-pub struct Engine(());
+pub struct Engine {
+    shell: Arc<Shell>,
+    /// Per model: what is known of it before it runs.
+    facts: Arc<[ModelFacts]>,
+    _threads: Arc<Threads>,
+}
+
+#[derive(Debug)]
+struct ModelFacts {
+    aliases: Vec<String>,
+    memory_bytes: u64,
+    unfit: Option<Unready>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("models", &self.shell.models).finish_non_exhaustive()
+    }
+}
+
+/// The engine's threads; dropping it stops them.
+struct Threads {
+    shell: Arc<Shell>,
+    devices: Vec<JoinHandle<()>>,
+    others: Vec<JoinHandle<()>>,
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shell.event(Machine::stop);
+        self.shell.ring_all();
+        let own = thread::current().id();
+        // A waiter may hold the last engine; its thread cannot wait for itself.
+        let join = |threads: &mut Vec<JoinHandle<()>>| {
+            for thread in threads.drain(..).filter(|thread| thread.thread().id() != own) {
+                // A thread that panicked has said so on standard error.
+                let _ = thread.join();
+            }
+        };
+        join(&mut self.devices);
+        self.shell.dismiss_finisher();
+        join(&mut self.others);
+        self.shell.outbox.close();
+    }
+}
+
+/// What a device needs to hold a model: rows of its batches, and bytes.
+fn needs(model: &Model, config: &EngineConfig) -> (u32, u64) {
+    // The longest input has to fit, and a batch never grows beyond the limit.
+    let rows = model.manifest().rows_max.max(config.batch_rows_max);
+    (rows, weights_bytes(model).saturating_add(plan(model.program(), rows).bytes))
+}
 
 impl Engine {
-    /// Starts the devices, loads every model that fits, and returns when each device is in service or out of
-    /// it.
+    /// Starts the devices, loads every model that fits, and returns when each device is in service or has
+    /// failed its first test.
     ///
     /// # Errors
     ///
-    /// When there is no device, or none came into service.
+    /// When there is no device, none came into service, or the system gives no threads.
     pub fn new(
         config: EngineConfig,
         models: Registry,
@@ -69,33 +146,73 @@ impl Engine {
         clock: Arc<dyn Clock>,
         sink: Box<dyn ClaimSink>,
     ) -> Result<Self, EngineError> {
-        drop((config, models, devices, signer, domain, clock, sink));
-        unimplemented!()
+        let sizes: Vec<(u32, u64)> = models.models().iter().map(|model| needs(model, &config)).collect();
+        let bytes: Vec<u64> = sizes.iter().map(|(_, bytes)| *bytes).collect();
+        let memory: Vec<u64> = devices.iter().map(|device| device.info().memory_bytes).collect();
+        let placement = place(&bytes, &memory);
+        let facts = facts(&models, &bytes, &placement);
+        let stats = EngineStats {
+            models: models.models().iter().map(|model| ModelStats::new(model.id())).collect(),
+            devices: devices.iter().map(|device| DeviceStats::new(device.info().clone())).collect(),
+            ..EngineStats::default()
+        };
+        let machine = Machine::new(&config, stats, placement.holds.clone(), &placement.unfit);
+        let (to_finisher, batches) = sync_channel(FINISHER_BATCHES);
+        let notary = Notary { domain, signer, window_s: config.challenge_window_s };
+        let keeps = (Memo::new(config.memo_bytes_max), Outbox::new(sink));
+        let shell =
+            Arc::new(Shell::new(models, clock, notary, keeps, (machine, devices.len()), to_finisher));
+        let rows = |device: &Vec<bool>| {
+            let held = device.iter().zip(&sizes);
+            held.map(|(held, (rows, _))| held.then_some(*rows)).collect::<Vec<_>>()
+        };
+        let devices = devices.into_iter().zip(placement.holds.iter().map(rows)).collect();
+        let threads = Threads::start(&shell, devices, batches)?;
+        Ok(Self { shell, facts: facts.into(), _threads: Arc::new(threads) })
     }
 
     /// The domain that requests and claims are hashed in.
     pub fn domain(&self) -> Domain {
-        unimplemented!()
+        self.shell.notary.domain
     }
 
     /// Whose claims these are.
     pub fn worker(&self) -> Address {
-        unimplemented!()
+        self.shell.notary.signer.address()
     }
 
-    /// Every registered model.
+    /// Every registered model, in the order of registration.
     pub fn models(&self) -> Vec<ModelInfo> {
-        unimplemented!()
+        (0..self.facts.len()).map(|index| self.info(index)).collect()
     }
 
     /// A model by alias, or by `0x` and 64 hex digits.
     pub fn resolve(&self, name: &str) -> Option<ModelInfo> {
-        let _ = name;
-        unimplemented!()
+        self.shell.models.find(name).map(|index| self.info(index))
     }
 
-    /// Checks a request and its input, fills the fields that are zero (`model_id`, `input_hash`, `deadline`)
-    /// and hashes it. The nonce is the caller's to draw.
+    fn info(&self, index: usize) -> ModelInfo {
+        let (model, facts) = (&self.shell.models.models()[index], &self.facts[index]);
+        let (served, draining) =
+            self.shell.look(|machine| (machine.is_served(index), machine.is_draining()));
+        let ready = match facts.unfit {
+            Some(unready) => Err(unready),
+            None if draining => Err(Unready::Draining),
+            None if !served => Err(Unready::NoDevice),
+            None => Ok(()),
+        };
+        ModelInfo {
+            aliases: facts.aliases.clone(),
+            id: model.id(),
+            model: Arc::clone(model),
+            rows_max: model.manifest().rows_max,
+            memory_bytes: facts.memory_bytes,
+            ready,
+        }
+    }
+
+    /// Checks a request and its input, fills the fields that are zero (`model_id`, `input_hash`, `tier`,
+    /// `deadline`) and hashes it. The nonce is the caller's to draw.
     ///
     /// `input`: little-endian elements of the model's one input tensor, row-major.
     ///
@@ -103,9 +220,55 @@ impl Engine {
     ///
     /// When the model is unknown, a filled field disagrees with the model or the input, or the input has the
     /// wrong shape or range.
-    pub fn complete(&self, model: ModelId, request: Request, input: Arc<[u8]>) -> Result<Job, Invalid> {
-        let _ = (model, request, input);
-        unimplemented!()
+    pub fn complete(
+        &self,
+        model: ModelId,
+        mut request: Request,
+        input: Arc<[u8]>,
+    ) -> Result<Job, Invalid> {
+        let mut work = self.work(model, input, Class::Free)?;
+        if !request.sampling_hash.is_zero() {
+            return Err(Invalid::Sampling);
+        }
+        fill("request.model_id", &mut request.model_id.0, model.0)?;
+        fill("request.input_hash", &mut request.input_hash, work.content.input_hash)?;
+        if !request.worker.is_zero() && request.worker != self.worker() {
+            return field("request.worker", format!("this worker is {}", self.worker()));
+        }
+        if request.seed_mode != 0 || !request.entropy.is_zero() {
+            return field("request.seed_mode", "a model that draws nothing takes no seed".to_owned());
+        }
+        match request.tier {
+            0 => request.tier = 1,
+            tier if tier > TIER_MAX => return field("request.tier", format!("want 1 to {TIER_MAX}")),
+            _ => {}
+        }
+        if request.deadline == 0 {
+            request.deadline = self.shell.clock.unix_s().saturating_add(REQUEST_S);
+        }
+        let id = request.id(&self.shell.notary.domain);
+        work.content.seed = request.seed(id, None).expect("mode 0 without entropy has a seed");
+        Ok(Job { ask: Ask { id, request }, work })
+    }
+
+    /// Checks an input and hashes it.
+    fn work(&self, model: ModelId, input: Arc<[u8]>, class: Class) -> Result<Work, Invalid> {
+        let index = self.shell.models.index(model);
+        let index = index.ok_or_else(|| Invalid::ModelNotFound(model.to_string()))?;
+        let manifest = self.shell.models.models()[index].manifest();
+        if manifest.generator {
+            return Err(Invalid::Generator);
+        }
+        let rows = manifest.check_input(&input)?;
+        let dims = [rows.into(), manifest.input_width.into()];
+        let root = tensor_root(manifest.input_dtype, &dims, &input).expect("the manifest took the shape");
+        let content = Content {
+            model,
+            input_hash: input_hash(&[root]),
+            sampling_hash: B256::ZERO,
+            seed: B256::ZERO,
+        };
+        Ok(Work { model: index, content, input, rows, class, deadline_us: None, owner: None })
     }
 
     /// Takes a job. Asked again for a request that is known, it waits for the run under way or answers from
@@ -115,79 +278,246 @@ impl Engine {
     ///
     /// When the job is not taken; `on_done` is then dropped uncalled.
     pub fn submit(&self, job: Job, on_done: OnDone) -> Result<Ticket, Pushback> {
-        drop((job, on_done));
-        unimplemented!()
+        if job.ask.request.deadline <= self.shell.clock.unix_s() {
+            return Err(Pushback::Deadline);
+        }
+        let id = self.put(Some(job.ask), job.work, Waiter::Answer(on_done))?;
+        Ok(Ticket { shell: Arc::clone(&self.shell), id })
     }
 
-    /// Runs one input through the same queue, class free, without a claim, and waits for the output.
+    /// Submits, and has claims made of what is known.
+    fn put(&self, ask: Option<Ask>, work: Work, waiter: Waiter) -> Result<Option<TicketId>, Pushback> {
+        let shell = &self.shell;
+        let known = shell.memo.get(&work.content);
+        let waiting = shell.outbox.waiting();
+        let submitted =
+            shell.event(|machine, now_us| machine.submit(ask, work, waiter, known, waiting, now_us))?;
+        Ok(match submitted {
+            Submitted::Queued(ticket) | Submitted::Joined(ticket) => Some(ticket),
+            Submitted::Known(ticket, to_sign) => {
+                shell.finish(vec![*to_sign], false);
+                Some(ticket)
+            }
+            Submitted::Replayed => None,
+        })
+    }
+
+    /// Runs one input through the same queue, class free, without a claim, and waits for the output. Not to
+    /// be called from a waiter.
     ///
     /// # Errors
     ///
     /// As [`complete`](Self::complete) and [`submit`](Self::submit), or when the run fails.
     pub fn infer_now(&self, model: ModelId, input: &[u8]) -> Result<Arc<Tensor>, InferError> {
-        let _ = (model, input);
-        unimplemented!()
+        let work = self.work(model, input.into(), Class::Free)?;
+        let (tell, told) = sync_channel(1);
+        // The receiver waits below, so there is room and somebody listens.
+        let waiter = Waiter::Output(Box::new(move |outcome| drop(tell.send(outcome))));
+        self.put(None, work, waiter)?;
+        Ok(told.recv().unwrap_or(Err(Failure::Draining))?)
     }
 
     /// Runs the calls of a block before all other work; equal calls once, known ones not at all. No claim is
     /// signed. `done` may be called before this returns.
     pub fn run_batch(&self, calls: Vec<(ModelId, Arc<[u8]>)>, done: OnBatch) {
-        drop((calls, done));
-        unimplemented!()
+        let mut distinct: BTreeMap<Content, (Work, Vec<usize>)> = BTreeMap::new();
+        let mut outputs: Vec<Option<Result<Arc<Tensor>, InferError>>> = Vec::new();
+        for (at, (model, input)) in calls.into_iter().enumerate() {
+            let work = self.work(model, input, Class::Chain);
+            outputs.push(work.as_ref().err().map(|invalid| Err(invalid.clone().into())));
+            if let Ok(work) = work {
+                distinct.entry(work.content).or_insert_with(|| (work, Vec::new())).1.push(at);
+            }
+        }
+        let left = distinct.len();
+        let gather = Arc::new(Mutex::new(Gather { outputs, left: left + 1, done: Some(done) }));
+        for (work, places) in distinct.into_values() {
+            let (gathered, own) = (Arc::clone(&gather), places.clone());
+            let waiter = move |outcome: Result<_, Failure>| {
+                Gather::put(&gathered, &own, &outcome.map_err(InferError::from));
+            };
+            if let Err(pushback) = self.put(None, work, Waiter::Output(Box::new(waiter))) {
+                Gather::put(&gather, &places, &Err(pushback.into()));
+            }
+        }
+        Gather::put(&gather, &[], &Err(Failure::Draining.into()));
     }
 
     /// The output of a call without sampling, if it is remembered.
     pub fn remembered(&self, model: ModelId, input_hash: B256) -> Option<Arc<Tensor>> {
-        let _ = (model, input_hash);
-        unimplemented!()
+        let content = Content { model, input_hash, sampling_hash: B256::ZERO, seed: B256::ZERO };
+        self.shell.memo.get(&content)
     }
 
     /// What is known of a request; `None` when it never came, or was let go after [`EngineConfig::keep_s`].
     pub fn status(&self, request: RequestId) -> Option<RequestStatus> {
-        let _ = request;
-        unimplemented!()
+        self.shell.look(|machine| machine.status(request))
     }
 
     /// The request that a kept claim answers.
     pub fn request_of(&self, claim: ClaimDigest) -> Option<RequestId> {
-        let _ = claim;
-        unimplemented!()
+        self.shell.look(|machine| machine.request_of(claim))
     }
 
     /// Calls `waiter` once the request's claim is in the log; at once if it is. Dropped uncalled when the
-    /// request fails or is let go.
+    /// request is unknown, fails or is let go.
     pub fn on_logged(&self, request: RequestId, waiter: OnLogged) {
-        let _ = request;
-        drop(waiter);
-        unimplemented!()
+        self.shell.event(|machine, _| machine.on_logged(request, waiter));
     }
 
     /// The producer's word after a durable commit: these claims stand in the log at these indices.
     pub fn logged(&self, places: &[(RequestId, ClaimDigest, u64)]) {
-        let _ = places;
-        unimplemented!()
+        self.shell.event(|machine, _| {
+            for (request, digest, index) in places {
+                machine.logged(*request, *digest, *index);
+            }
+        });
+        self.shell.outbox.flush();
     }
 
-    /// Estimated milliseconds until a job that came now would begin.
+    /// Estimated milliseconds until a job that came now would begin; 0 for an unknown model.
     pub fn wait_ms(&self, model: ModelId) -> u64 {
-        let _ = model;
-        unimplemented!()
+        let index = self.shell.models.index(model);
+        index.map_or(0, |index| self.shell.look(|machine| machine.wait_us(index)) / 1_000)
     }
 
-    /// Takes no new work, and returns when what waits has ended or `deadline_us` of the clock has passed; what
-    /// has not begun by then fails with [`Failure::Draining`].
+    /// Takes no new work except a block's, and returns when what waits has ended and the log's producer has
+    /// taken the claims, or when `deadline_us` of the clock has passed; what no device has begun by then fails
+    /// with [`Failure::Draining`]. The sink is dropped at the end.
     pub fn drain(&self, deadline_us: u64) -> Drained {
-        let _ = deadline_us;
-        unimplemented!()
+        let shell = &self.shell;
+        let before = shell.event(|machine, _| {
+            machine.drain();
+            machine.live()
+        });
+        shell.ring_all();
+        loop {
+            shell.outbox.flush();
+            let left_us = deadline_us.saturating_sub(shell.clock.now_us());
+            let is_empty = shell.look(Machine::live) == 0 && shell.outbox.waiting() == 0;
+            if is_empty || left_us == 0 {
+                break;
+            }
+            shell.drained.wait(Some(left_us.min(DRAIN_LOOK_US)));
+        }
+        let (cut, running) = shell.event(|machine, now_us| (machine.cut(now_us), machine.live()));
+        shell.outbox.close();
+        let unlogged = shell.outbox.waiting();
+        Drained { finished: before.saturating_sub(cut + running), cut, running, unlogged }
     }
 
     /// Counters and depths, now.
     pub fn stats(&self) -> EngineStats {
-        unimplemented!()
+        EngineStats {
+            claims_waiting: self.shell.outbox.waiting(),
+            memo_bytes: self.shell.memo.bytes(),
+            ..self.shell.look(Machine::stats)
+        }
+    }
+
+    /// Pairs of outputs that differ although they should not, the oldest first; the last 64.
+    pub fn evidence(&self) -> Vec<Evidence> {
+        self.shell.look(Machine::evidence)
     }
 
     /// Makes every sleeping thread look at the clock again; for clocks that jump.
     pub fn tick(&self) {
-        unimplemented!()
+        self.shell.ring_all();
+    }
+}
+
+/// Microseconds after which a drain looks whether the log's producer has room again.
+const DRAIN_LOOK_US: u64 = 10_000;
+
+/// A device and, per model that it has room for, the rows of its batches.
+type Equipped = (Box<dyn Backend>, Vec<Option<u32>>);
+
+impl Threads {
+    fn start(
+        shell: &Arc<Shell>,
+        devices: Vec<Equipped>,
+        batches: Receiver<ToFinisher>,
+    ) -> Result<Self, EngineError> {
+        let mut threads = Self { shell: Arc::clone(shell), devices: Vec::new(), others: Vec::new() };
+        let spawn = |name: String, life: Box<dyn FnOnce() + Send>| {
+            thread::Builder::new().name(name).spawn(life).map_err(|error| EngineError::Thread(error.to_string()))
+        };
+        let finishing = Arc::clone(shell);
+        let life = move || finishing.finisher(&batches);
+        threads.others.push(spawn("finisher".to_owned(), Box::new(life))?);
+        let dispatching = Arc::clone(shell);
+        threads.others.push(spawn("dispatcher".to_owned(), Box::new(move || dispatching.dispatcher()))?);
+        let known = Arc::new(KnownAnswers::default());
+        let count = devices.len();
+        let (tested, tests) = sync_channel(count.max(1));
+        for (index, (backend, rows)) in devices.into_iter().enumerate() {
+            let worker = Worker::new(Arc::clone(shell), index, backend, rows, Arc::clone(&known));
+            let tested = tested.clone();
+            threads.devices.push(spawn(format!("device-{index}"), Box::new(move || worker.run(tested)))?);
+        }
+        drop(tested);
+        let outcomes: Vec<Result<(), String>> = tests.iter().take(count).collect();
+        if outcomes.iter().any(Result::is_ok) {
+            return Ok(threads);
+        }
+        let reasons: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
+        Err(EngineError::NoDevice(if reasons.is_empty() {
+            "none was given".to_owned()
+        } else {
+            reasons.join("; ")
+        }))
+    }
+}
+
+fn facts(models: &Registry, bytes: &[u64], placement: &Placement) -> Vec<ModelFacts> {
+    let fact = |(index, model): (usize, &Arc<Model>)| {
+        let unfit = placement.unfit.iter().find(|(model, ..)| *model == index);
+        let unfit = unfit.map(|(_, needed, largest)| Unready::NoMemory {
+            needed_bytes: *needed,
+            largest_bytes: *largest,
+        });
+        ModelFacts {
+            aliases: models.aliases(index),
+            memory_bytes: bytes[index],
+            unfit: unfit.or(model.manifest().generator.then_some(Unready::Generator)),
+        }
+    };
+    models.models().iter().enumerate().map(fact).collect()
+}
+
+/// Fills a field that is zero; one that is filled has to agree.
+fn fill(name: &'static str, got: &mut B256, want: B256) -> Result<(), Invalid> {
+    if got.is_zero() {
+        *got = want;
+    }
+    if *got == want { Ok(()) } else { field(name, format!("got {got}, the input and model give {want}")) }
+}
+
+fn field<T>(field: &'static str, why: String) -> Result<T, Invalid> {
+    Err(Invalid::Field { field, why })
+}
+
+/// The outputs of a block's calls as they come in.
+struct Gather {
+    outputs: Vec<Option<Result<Arc<Tensor>, InferError>>>,
+    /// Distinct calls without an outcome, and one for the caller who is still handing them in.
+    left: usize,
+    done: Option<OnBatch>,
+}
+
+impl Gather {
+    /// Puts an outcome to its places; the last one calls the block back, without the lock.
+    fn put(gather: &Mutex<Self>, places: &[usize], outcome: &Result<Arc<Tensor>, InferError>) {
+        let mut held = gather.lock();
+        for place in places {
+            held.outputs[*place] = Some(outcome.clone());
+        }
+        held.left -= 1;
+        let last = if held.left == 0 { held.done.take() } else { None };
+        let outputs = last.is_some().then(|| std::mem::take(&mut held.outputs));
+        drop(held);
+        if let (Some(done), Some(outputs)) = (last, outputs) {
+            done(outputs.into_iter().map(|output| output.unwrap_or(Err(Failure::Draining.into()))).collect());
+        }
     }
 }

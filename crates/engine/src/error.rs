@@ -14,6 +14,9 @@ pub enum EngineError {
         /// Whom it names.
         model: ModelId,
     },
+    /// The system gives no more threads.
+    #[error("starting a thread: {0}")]
+    Thread(String),
     /// No device came into service.
     #[error("no device is in service: {0}")]
     NoDevice(String),

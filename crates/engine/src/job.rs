@@ -1,12 +1,28 @@
 //! What a caller hands in, what comes back, and every way it can end.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use hyperion_model::{InputError, Tensor};
-use hyperion_primitives::{B256, ClaimDigest, RequestId};
-use hyperion_verify::{Request, SignedClaim};
+use hyperion_model::Tensor;
+use hyperion_primitives::{ClaimDigest, RequestId};
+use hyperion_verify::{InputError, Request, SignedClaim};
 
-use crate::{SignError, memo::Content, registry::ModelIndex};
+use crate::{
+    SignError,
+    machine::{Ask, Work},
+};
+
+/// Receives the outcome of a submitted job, exactly once, on a thread of the engine's or the caller's own.
+/// It must not block.
+pub type OnDone = Box<dyn FnOnce(Result<Arc<Answer>, Failure>) + Send>;
+
+/// Receives the output of a call that needs no claim.
+pub type OnOutput = Box<dyn FnOnce(Result<Arc<Tensor>, Failure>) + Send>;
+
+/// Receives the outputs of a block's calls, in the order of the calls.
+pub type OnBatch = Box<dyn FnOnce(Vec<Result<Arc<Tensor>, InferError>>) + Send>;
+
+/// Receives a claim's place in the log.
+pub type OnLogged = Box<dyn FnOnce(LogPlace) + Send>;
 
 /// Who goes first. Within a class, first come, first served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,39 +51,32 @@ impl From<&str> for KeyId {
 }
 
 /// A checked request with its input; made by [`Engine::complete`](crate::Engine::complete).
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Job {
-    pub(crate) id: RequestId,
-    pub(crate) request: Request,
-    pub(crate) model: ModelIndex,
-    pub(crate) content: Content,
-    pub(crate) input: Arc<[u8]>,
-    pub(crate) rows: u32,
-    pub(crate) class: Class,
-    pub(crate) deadline_us: Option<u64>,
-    pub(crate) owner: Option<KeyId>,
+    pub(crate) ask: Ask,
+    pub(crate) work: Work,
 }
 
 impl Job {
     /// Name of the work: the EIP-712 digest of [`request`](Self::request).
     pub const fn id(&self) -> RequestId {
-        self.id
+        self.ask.id
     }
 
     /// The request with every field filled.
     pub const fn request(&self) -> &Request {
-        &self.request
+        &self.ask.request
     }
 
     /// Rows of the input: tokens of a text, rows of a tensor.
     pub const fn rows(&self) -> u32 {
-        self.rows
+        self.work.rows
     }
 
     /// The same job in another class; [`Class::Free`] unless set.
     #[must_use]
     pub const fn class(mut self, class: Class) -> Self {
-        self.class = class;
+        self.work.class = class;
         self
     }
 
@@ -75,26 +84,15 @@ impl Job {
     /// leaves the queue.
     #[must_use]
     pub const fn deadline_us(mut self, deadline_us: u64) -> Self {
-        self.deadline_us = Some(deadline_us);
+        self.work.deadline_us = Some(deadline_us);
         self
     }
 
     /// The same job on behalf of a key. Unsigned requests are replayed to the key that asked first only.
     #[must_use]
     pub fn owner(mut self, owner: KeyId) -> Self {
-        self.owner = Some(owner);
+        self.work.owner = Some(owner);
         self
-    }
-}
-
-impl fmt::Debug for Job {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job")
-            .field("id", &self.id)
-            .field("rows", &self.rows)
-            .field("class", &self.class)
-            .field("deadline_us", &self.deadline_us)
-            .finish_non_exhaustive()
     }
 }
 
@@ -156,29 +154,36 @@ pub enum Invalid {
         /// What it should have been.
         why: String,
     },
-    /// The input has the wrong shape, or an element out of range.
+    /// The input has the wrong shape, too many rows, or an element out of range.
     #[error(transparent)]
     Input(#[from] InputError),
-    /// More rows than the model's context holds.
-    #[error("the input has {rows} rows, the model takes {rows_max} at most")]
-    TooManyRows {
-        /// Rows of the input.
-        rows: u64,
-        /// Rows that the model takes.
-        rows_max: u32,
-    },
     /// Sampling parameters for a model that draws nothing.
     #[error("the model samples nothing: sampling must be left out")]
     Sampling,
+    /// A model that generates tokens, which this engine does not run.
+    #[error("the model generates tokens; this engine serves encoders and classifiers")]
+    Generator,
 }
 
 /// Why a job was not taken. The caller's move: come back, or go elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Pushback {
-    /// The queue has no room, or the caller has more than its share of it.
+    /// The queue has no room.
     #[error("{waiting} jobs wait, {limit} may; try again in {retry_ms} ms")]
     QueueFull {
-        /// Jobs waiting, of all callers or of this one.
+        /// Jobs waiting.
+        waiting: u64,
+        /// How many may.
+        limit: u64,
+        /// Estimated time until there is room.
+        retry_ms: u64,
+    },
+    /// The caller has its share of the queue: half of it while others wait.
+    #[error("{own} of your jobs wait, {waiting} of {limit} in all; try again in {retry_ms} ms")]
+    ShareFull {
+        /// Jobs of the caller's that wait.
+        own: u64,
+        /// Jobs of all callers that wait.
         waiting: u64,
         /// How many may.
         limit: u64,
@@ -196,10 +201,8 @@ pub enum Pushback {
         retry_ms: u64,
     },
     /// Signed claims wait for the log.
-    #[error("{waiting} signed claims wait for the log; try again in {retry_ms} ms")]
+    #[error("signed claims wait for the log; try again in {retry_ms} ms")]
     LogBehind {
-        /// Claims signed and not taken by the log's producer yet.
-        waiting: u64,
         /// When to try again.
         retry_ms: u64,
     },
@@ -252,6 +255,9 @@ pub enum Failure {
         /// When to ask again.
         retry_ms: u64,
     },
+    /// A claim was signed for it and the scalar reference gives other bytes.
+    #[error("the claim that was signed for this job is wrong")]
+    Disproved,
     /// The engine shut down first.
     #[error("the engine was drained before this job began")]
     Draining,
@@ -260,3 +266,17 @@ pub enum Failure {
     Sign(#[from] SignError),
 }
 
+
+/// Why a call without a claim has no output.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InferError {
+    /// The call cannot be made as it stands.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// It was not taken.
+    #[error(transparent)]
+    Pushback(#[from] Pushback),
+    /// It was taken and has no output.
+    #[error(transparent)]
+    Failure(#[from] Failure),
+}

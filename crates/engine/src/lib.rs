@@ -1,26 +1,42 @@
 //! Admission, queue, batches, devices, answers: the life of a job.
 //!
-//! Start with [`Engine`]. Bounded queues, batches that give every request the bits it would get alone,
-//! devices that are lost and come back, and claims signed while the next batch runs; `docs/engine.md` tells
-//! it in order.
+//! Start with [`Engine`]. [`machine`] holds every decision as plain state, `shell.rs` and `worker.rs` the threads
+//! around it; `docs/engine.md` tells it in order.
 #![deny(unsafe_code)]
 
+mod batch;
+mod bell;
+mod claim;
 mod clock;
 mod config;
 mod engine;
 mod error;
 mod job;
+pub mod machine;
 mod memo;
+mod outbox;
+mod placement;
+mod pool;
+mod queue;
 mod registry;
+mod shell;
 mod sign;
 mod stats;
+mod worker;
 
+pub use batch::{has_room, is_due};
 pub use clock::{Clock, ManualClock};
 pub use config::{BatchLimits, EngineConfig};
-pub use engine::{Drained, Engine, InferError, OnBatch, OnDone, OnLogged, Ticket};
+pub use engine::{Drained, Engine, Ticket};
 pub use error::EngineError;
-pub use job::{Answer, Class, Failure, Invalid, Job, KeyId, LogPlace, Pushback, RequestStatus};
+pub use job::{
+    Answer, Class, Failure, InferError, Invalid, Job, KeyId, LogPlace, OnBatch, OnDone, OnLogged,
+    OnOutput, Pushback, RequestStatus,
+};
+pub use machine::Evidence;
 pub use memo::Content;
+pub use pool::KernelPool;
+pub use queue::{JobKey, may_wait};
 pub use registry::{ModelInfo, Registry, Unready};
 pub use sign::{ClaimSink, SignError, Signer};
 pub use stats::{BUCKETS, DeviceStats, EngineStats, Histogram, ModelStats};

@@ -110,6 +110,9 @@ pub enum Unready {
         /// The most that any device had left.
         largest_bytes: u64,
     },
+    /// It generates tokens.
+    #[error("the model generates tokens; this engine serves encoders and classifiers")]
+    Generator,
     /// Every device that holds it is out of service.
     #[error("no device that holds the model is in service")]
     NoDevice,

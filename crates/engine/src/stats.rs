@@ -1,7 +1,5 @@
 //! What happened so far, in numbers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use hyperion_ops::DeviceInfo;
 use hyperion_primitives::ModelId;
 
@@ -25,30 +23,15 @@ impl Histogram {
         if bits < BUCKETS { bits } else { BUCKETS - 1 }
     }
 
+    /// Counts one time.
+    pub(crate) fn add(&mut self, us: u64) {
+        self.counts[Self::bucket(us)] += 1;
+        self.sum_us += us;
+    }
+
     /// Times counted.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
-    }
-}
-
-/// A [`Histogram`] that many threads add to.
-#[derive(Debug, Default)]
-pub(crate) struct Timer {
-    counts: [AtomicU64; BUCKETS],
-    sum_us: AtomicU64,
-}
-
-impl Timer {
-    pub(crate) fn add(&self, us: u64) {
-        self.counts[Histogram::bucket(us)].fetch_add(1, Ordering::Relaxed);
-        self.sum_us.fetch_add(us, Ordering::Relaxed);
-    }
-
-    pub(crate) fn read(&self) -> Histogram {
-        Histogram {
-            counts: std::array::from_fn(|i| self.counts[i].load(Ordering::Relaxed)),
-            sum_us: self.sum_us.load(Ordering::Relaxed),
-        }
     }
 }
 
@@ -116,6 +99,21 @@ pub struct ModelStats {
     pub run_us: Histogram,
 }
 
+impl ModelStats {
+    /// A model that nobody has asked yet.
+    pub fn new(id: ModelId) -> Self {
+        Self {
+            id,
+            queued: [0; 3],
+            jobs: 0,
+            batches: 0,
+            rows: 0,
+            queue_us: Histogram::default(),
+            run_us: Histogram::default(),
+        }
+    }
+}
+
 /// One device at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceStats {
@@ -129,4 +127,11 @@ pub struct DeviceStats {
     pub busy_us: u64,
     /// Known questions answered rightly.
     pub probes: u64,
+}
+
+impl DeviceStats {
+    /// A device that has done nothing yet.
+    pub const fn new(info: DeviceInfo) -> Self {
+        Self { info, in_service: false, reason: String::new(), busy_us: 0, probes: 0 }
+    }
 }

@@ -1,0 +1,668 @@
+//! Every decision of the engine, without a thread, a clock or a lock.
+//!
+//! A [`Machine`] is driven by events, each with its time: [`submit`](Machine::submit), [`cancel`](Machine::cancel),
+//! [`take`](Machine::take) and so on. What the outside has to do because of an event (call a waiter, wake a
+//! device) collects in [`Effects`]. The threads around it live in `shell.rs`; a simulation drives it with a
+//! seed instead.
+//!
+//! ```text
+//! Queued --take--> Running --finish--> Signing --signed--> Claimed --logged--> Logged
+//!   ^                |  |                |  |
+//!   '-- device lost -'  '-- third loss --|--|--> Failed     (also from Queued: deadline, cancel, drain)
+//!                                        |  '-- no signature --> Failed
+//!                                        '-- nobody waits any more --> Failed
+//!
+//! Signing, Claimed, Logged --a second device differs--> Disputed --verdict--> back, or Failed
+//! ```
+//!
+//! A job without a request (a block's call, [`Engine::infer_now`](crate::Engine::infer_now)) ends at `finish`,
+//! where it hands over its output and is forgotten.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    fmt,
+    sync::Arc,
+};
+
+use hyperion_model::Tensor;
+use hyperion_primitives::{ClaimDigest, Mix, RequestId};
+use hyperion_verify::Request;
+
+use crate::{
+    Answer, BatchLimits, Class, Content, EngineConfig, EngineStats, Failure, KeyId, LogPlace, OnDone,
+    OnLogged, OnOutput, Pushback, RequestStatus,
+    queue::{JobKey, Queue, may_wait},
+};
+
+mod device;
+mod ending;
+mod lease;
+
+pub use device::{DeviceIndex, RETEST_MS, Take};
+pub use lease::{Batch, BatchJob, Dispute, Evidence, Finished, LeaseId, ToSign};
+
+use device::Device;
+use lease::Lease;
+
+/// Times that a job may lose its device.
+pub const LEASES_MAX: u8 = 3;
+
+/// What a run needs to know.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// Place of the model in the registry.
+    pub model: usize,
+    /// What the output depends on.
+    pub content: Content,
+    /// Elements of the input tensor.
+    pub input: Arc<[u8]>,
+    /// Its rows.
+    pub rows: u32,
+    /// Who goes first.
+    pub class: Class,
+    /// When a wait for it ends, unless a device has begun by then.
+    pub deadline_us: Option<u64>,
+    /// The key it came with.
+    pub owner: Option<KeyId>,
+}
+
+/// The request that a claim will answer.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    /// Its digest.
+    pub id: RequestId,
+    /// Every field filled.
+    pub request: Request,
+}
+
+impl Ask {
+    /// Whether the requester signed: such work is finished once a device has begun.
+    fn is_signed(&self) -> bool {
+        !self.request.requester.is_zero()
+    }
+}
+
+/// Who is told how a job ended.
+pub enum Waiter {
+    /// Wants the claim.
+    Answer(OnDone),
+    /// Wants the output only.
+    Output(OnOutput),
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Answer(_) => "Answer",
+            Self::Output(_) => "Output",
+        })
+    }
+}
+
+/// A waiter and what to tell it; made without any lock held.
+pub enum Call {
+    /// A claim, or why there is none.
+    Answer(OnDone, Result<Arc<Answer>, Failure>),
+    /// An output, or why there is none.
+    Output(OnOutput, Result<Arc<Tensor>, Failure>),
+    /// A place in the log.
+    Logged(OnLogged, LogPlace),
+}
+
+impl Call {
+    /// Tells it.
+    pub fn make(self) {
+        match self {
+            Self::Answer(done, outcome) => done(outcome),
+            Self::Output(done, outcome) => done(outcome),
+            Self::Logged(done, place) => done(place),
+        }
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answer(_, outcome) => f.debug_tuple("Answer").field(outcome).finish(),
+            Self::Output(_, outcome) => f.debug_tuple("Output").field(outcome).finish(),
+            Self::Logged(_, place) => f.debug_tuple("Logged").field(place).finish(),
+        }
+    }
+}
+
+/// What the outside owes the machine after an event.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Waiters to be told, in this order.
+    pub calls: Vec<Call>,
+    /// Devices to be woken.
+    pub wake: Vec<DeviceIndex>,
+    /// Whether [`Machine::next_us`] is earlier than it was when [`Machine::timer_set`] was last called.
+    pub timer: bool,
+    /// Whether the machine drains, and nothing is queued, running or being signed any more.
+    pub drained: bool,
+}
+
+/// One wait for a job: a job asked for twice has two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TicketId {
+    job: JobKey,
+    nth: u64,
+}
+
+/// What became of a submission.
+#[derive(Debug)]
+pub enum Submitted {
+    /// It waits for a device.
+    Queued(TicketId),
+    /// It waits for the run of an earlier, identical request.
+    Joined(TicketId),
+    /// Its output was known: it only has to be signed.
+    Known(TicketId, Box<ToSign>),
+    /// The stored outcome is among the effects.
+    Replayed,
+}
+
+#[derive(Debug)]
+struct Wait {
+    nth: u64,
+    deadline_us: Option<u64>,
+    waiter: Waiter,
+}
+
+#[derive(Debug)]
+enum State {
+    Queued,
+    Running(LeaseId),
+    Signing(Arc<Tensor>),
+    Claimed(Arc<Answer>),
+    Logged(Arc<Answer>, u64),
+    Disputed(Box<Self>),
+    Failed(Failure),
+}
+
+struct Record {
+    work: Work,
+    ask: Option<Arc<Ask>>,
+    state: State,
+    accepted_us: u64,
+    /// Devices lost under it.
+    attempts: u8,
+    lost_on: Option<DeviceIndex>,
+    /// Whose output it has.
+    device: Option<DeviceIndex>,
+    waits: Vec<Wait>,
+    log_waiters: Vec<OnLogged>,
+    claim: Option<ClaimDigest>,
+    kept_bytes: u64,
+}
+
+impl Record {
+    /// Whether the run would be for nobody: no one waits, and no requester signed.
+    fn is_abandoned(&self) -> bool {
+        self.waits.is_empty() && !self.ask.as_ref().is_some_and(|ask| ask.is_signed())
+    }
+}
+
+#[derive(Debug, Default)]
+struct ModelState {
+    queue: Queue,
+    /// Set when no device has room for it: bytes needed, and the most that any device had left.
+    unfit: Option<(u64, u64)>,
+    /// Smoothed time on a device, in nanoseconds per row.
+    row_ns: u64,
+}
+
+/// See the [module](self).
+pub struct Machine {
+    batch: BatchLimits,
+    queue_jobs_max: usize,
+    queue_bytes_max: u64,
+    claims_waiting_max: u64,
+    kept_bytes_max: u64,
+    keep_us: u64,
+    lease_us: u64,
+    probe_us: u64,
+    models: Vec<ModelState>,
+    devices: Vec<Device>,
+    jobs: HashMap<JobKey, Record>,
+    by_request: HashMap<RequestId, JobKey>,
+    by_claim: HashMap<ClaimDigest, JobKey>,
+    leases: BTreeMap<LeaseId, Lease>,
+    deadlines: BTreeSet<(u64, JobKey, u64)>,
+    /// Ended jobs with a request, in the order they ended.
+    kept: VecDeque<(u64, JobKey)>,
+    evidence: VecDeque<Evidence>,
+    /// Jobs that are queued, running or being signed.
+    live: u64,
+    drawn: u64,
+    timer_us: Option<u64>,
+    draining: bool,
+    stopped: bool,
+    effects: Effects,
+    stats: EngineStats,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("live", &self.live).field("kept", &self.kept.len()).finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// A machine with `stats.models` models, without work; every device is out of service until
+    /// [`up`](Self::up).
+    ///
+    /// | argument | meaning |
+    /// |---|---|
+    /// | `stats` | names the models and devices |
+    /// | `holds` | per device, the models it has room for |
+    /// | `unfit` | per model that no device has room for: bytes needed, most that any device had left |
+    pub fn new(
+        config: &EngineConfig,
+        stats: EngineStats,
+        holds: Vec<Vec<bool>>,
+        unfit: &[(usize, u64, u64)],
+    ) -> Self {
+        let mut models: Vec<ModelState> = stats.models.iter().map(|_| ModelState::default()).collect();
+        for (model, needed, largest) in unfit {
+            models[*model].unfit = Some((*needed, *largest));
+        }
+        Self {
+            batch: config.batch(),
+            queue_jobs_max: config.queue_jobs_max,
+            queue_bytes_max: config.queue_bytes_max,
+            claims_waiting_max: config.claims_waiting_max as u64,
+            kept_bytes_max: config.kept_bytes_max,
+            keep_us: config.keep_s.saturating_mul(1_000_000),
+            lease_us: config.lease_us,
+            probe_us: config.probe_us,
+            models,
+            devices: holds.into_iter().map(Device::new).collect(),
+            jobs: HashMap::new(),
+            by_request: HashMap::new(),
+            by_claim: HashMap::new(),
+            leases: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            kept: VecDeque::new(),
+            evidence: VecDeque::new(),
+            live: 0,
+            drawn: 0,
+            timer_us: None,
+            draining: false,
+            stopped: false,
+            effects: Effects::default(),
+            stats,
+        }
+    }
+
+    /// What the events since the last call ask of the outside.
+    pub fn effects(&mut self) -> Effects {
+        let next = self.next_us();
+        self.effects.timer = match (next, self.timer_us) {
+            (Some(next), Some(set)) => next < set,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        self.effects.drained = self.draining && self.live == 0;
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Takes a job, or answers a request that is known.
+    ///
+    /// `known` is the remembered output of equal content, `claims_waiting` how many signed claims wait for the
+    /// log.
+    ///
+    /// # Errors
+    ///
+    /// When the job is not taken; the waiter is dropped.
+    pub fn submit(
+        &mut self,
+        ask: Option<Ask>,
+        work: Work,
+        waiter: Waiter,
+        known: Option<Arc<Tensor>>,
+        claims_waiting: u64,
+        now_us: u64,
+    ) -> Result<Submitted, Pushback> {
+        let outcome = match ask.as_ref().and_then(|ask| self.by_request.get(&ask.id).copied()) {
+            Some(key) if self.may_replay(key) => self.again(key, &work, waiter, now_us),
+            _ => self.admit(ask, work, waiter, known, claims_waiting, now_us),
+        };
+        if outcome.is_err() {
+            self.stats.pushed_back += 1;
+        }
+        outcome
+    }
+
+    /// Failed requests may be tried again, unless a wrong claim was signed for them.
+    fn may_replay(&self, key: JobKey) -> bool {
+        match &self.jobs[&key].state {
+            State::Failed(failure) => *failure == Failure::Disproved,
+            _ => true,
+        }
+    }
+
+    /// A request that is known: its stored outcome, or a wait for the run under way.
+    fn again(
+        &mut self,
+        key: JobKey,
+        work: &Work,
+        waiter: Waiter,
+        now_us: u64,
+    ) -> Result<Submitted, Pushback> {
+        let record = self.jobs.get_mut(&key).expect("a request's job is kept");
+        let ask = record.ask.as_ref().expect("it was found by its request");
+        if !ask.is_signed() && record.work.owner != work.owner {
+            return Err(Pushback::NonceSpent(ask.id));
+        }
+        let outcome = match &record.state {
+            State::Claimed(answer) | State::Logged(answer, _) => {
+                Ok(Arc::new(Answer { replayed: true, ..Answer::clone(answer) }))
+            }
+            State::Failed(failure) => Err(failure.clone()),
+            State::Disputed(_) => Err(Failure::Mismatch { retry_ms: device::REFEREE_MS }),
+            State::Queued | State::Running(_) | State::Signing(_) => {
+                if work.deadline_us.is_some_and(|deadline| deadline <= now_us) {
+                    return Err(Pushback::Deadline);
+                }
+                self.stats.joined += 1;
+                return Ok(Submitted::Joined(self.wait(key, work.deadline_us, waiter)));
+            }
+        };
+        self.stats.replayed += 1;
+        self.tell(waiter, outcome);
+        Ok(Submitted::Replayed)
+    }
+
+    fn admit(
+        &mut self,
+        ask: Option<Ask>,
+        work: Work,
+        waiter: Waiter,
+        known: Option<Arc<Tensor>>,
+        claims_waiting: u64,
+        now_us: u64,
+    ) -> Result<Submitted, Pushback> {
+        self.admissible(&work, known.is_some(), ask.is_some().then_some(claims_waiting), now_us)?;
+        self.drawn += 1;
+        let key = JobKey(self.drawn);
+        if let Some(ask) = &ask {
+            self.by_request.insert(ask.id, key);
+        }
+        let (model, deadline_us) = (work.model, work.deadline_us);
+        let record = Record {
+            work,
+            ask: ask.map(Arc::new),
+            state: State::Queued,
+            accepted_us: now_us,
+            attempts: 0,
+            lost_on: None,
+            device: None,
+            waits: Vec::with_capacity(1),
+            log_waiters: Vec::new(),
+            claim: None,
+            kept_bytes: 0,
+        };
+        self.jobs.insert(key, record);
+        self.live += 1;
+        self.stats.accepted += 1;
+        if let Some(output) = known {
+            self.stats.memo_hits += 1;
+            let ticket = self.wait(key, None, waiter);
+            return Ok(match self.accept(key, None, output, now_us) {
+                Some(to_sign) => Submitted::Known(ticket, Box::new(to_sign)),
+                None => Submitted::Replayed,
+            });
+        }
+        self.enter_queue(key);
+        let ticket = self.wait(key, deadline_us, waiter);
+        self.wake(model);
+        Ok(Submitted::Queued(ticket))
+    }
+
+    /// The gate. A block's calls pass it whenever a device could ever run them.
+    fn admissible(
+        &self,
+        work: &Work,
+        is_known: bool,
+        claims_waiting: Option<u64>,
+        now_us: u64,
+    ) -> Result<(), Pushback> {
+        let model = &self.models[work.model];
+        if let Some((needed_bytes, largest_bytes)) = model.unfit {
+            return Err(Pushback::NoMemory { needed_bytes, largest_bytes });
+        }
+        if self.stopped {
+            return Err(Pushback::Draining);
+        }
+        if work.class == Class::Chain {
+            return Ok(());
+        }
+        if self.draining {
+            return Err(Pushback::Draining);
+        }
+        if work.deadline_us.is_some_and(|deadline| deadline <= now_us) {
+            return Err(Pushback::Deadline);
+        }
+        if claims_waiting.is_some_and(|waiting| waiting >= self.claims_waiting_max) {
+            return Err(Pushback::LogBehind { retry_ms: device::LOG_RETRY_MS });
+        }
+        if is_known {
+            return Ok(());
+        }
+        if !self.is_served(work.model) {
+            return Err(Pushback::NoWorker { retry_ms: device::RETEST_MS });
+        }
+        let retry_ms = || self.retry_ms(work.model);
+        let line = model.queue.line(work.class);
+        let (waiting, own) = (line.len(), line.held(&work.owner));
+        if !may_wait(self.queue_jobs_max, waiting, own) {
+            let (waiting, limit) = (waiting as u64, self.queue_jobs_max as u64);
+            return Err(if waiting < limit {
+                Pushback::ShareFull { own: own as u64, waiting, limit, retry_ms: retry_ms() }
+            } else {
+                Pushback::QueueFull { waiting, limit, retry_ms: retry_ms() }
+            });
+        }
+        let (waiting_bytes, limit_bytes) = (self.stats.queued_bytes, self.queue_bytes_max);
+        if waiting_bytes.saturating_add(work.input.len() as u64) > limit_bytes {
+            return Err(Pushback::BytesFull { waiting_bytes, limit_bytes, retry_ms: retry_ms() });
+        }
+        Ok(())
+    }
+
+    /// Adds a wait to a job that has not ended.
+    fn wait(&mut self, job: JobKey, deadline_us: Option<u64>, waiter: Waiter) -> TicketId {
+        self.drawn += 1;
+        let nth = self.drawn;
+        let record = self.jobs.get_mut(&job).expect("waits are for jobs that live");
+        if let (State::Queued, Some(deadline_us)) = (&record.state, deadline_us) {
+            self.deadlines.insert((deadline_us, job, nth));
+        }
+        record.waits.push(Wait { nth, deadline_us, waiter });
+        TicketId { job, nth }
+    }
+
+    /// Ends one wait. A queued job that nobody waits for leaves the queue; a running one is finished if its
+    /// requester signed. Nothing happens when the wait is over already.
+    pub fn cancel(&mut self, ticket: TicketId, now_us: u64) {
+        self.end_wait(ticket.job, ticket.nth, &Failure::Cancelled, now_us);
+    }
+
+    fn end_wait(&mut self, job: JobKey, nth: u64, why: &Failure, now_us: u64) {
+        let Some(record) = self.jobs.get_mut(&job) else { return };
+        let Some(at) = record.waits.iter().position(|wait| wait.nth == nth) else { return };
+        let wait = record.waits.remove(at);
+        if let Some(deadline_us) = wait.deadline_us {
+            self.deadlines.remove(&(deadline_us, job, nth));
+        }
+        let nobody_waits = record.waits.is_empty();
+        let is_queued = matches!(record.state, State::Queued);
+        self.tell(wait.waiter, Err(why.clone()));
+        if nobody_waits && is_queued {
+            self.leave_queue(job);
+            self.fail(job, why, now_us);
+        }
+    }
+
+    /// Ends everything whose time has come: waits, leases, probes, stored answers.
+    pub fn expire(&mut self, now_us: u64) {
+        while let Some((deadline_us, job, nth)) = self.deadlines.first().copied()
+            && deadline_us <= now_us
+        {
+            self.end_wait(job, nth, &Failure::Deadline, now_us);
+        }
+        self.expire_devices(now_us);
+        self.let_go(now_us);
+    }
+
+    /// When [`expire`](Self::expire) has something to do next.
+    pub fn next_us(&self) -> Option<u64> {
+        let deadline = self.deadlines.first().map(|(deadline_us, ..)| *deadline_us);
+        [deadline, self.next_device_us(), self.next_kept_us()].into_iter().flatten().min()
+    }
+
+    /// Notes when [`expire`](Self::expire) is going to be called, so that [`Effects::timer`] can tell when
+    /// that is too late.
+    pub const fn timer_set(&mut self, at_us: Option<u64>) {
+        self.timer_us = at_us;
+    }
+
+    /// Takes a queued job out of its line.
+    fn leave_queue(&mut self, key: JobKey) {
+        let record = &self.jobs[&key];
+        let Work { model, class, rows, owner, .. } = &record.work;
+        self.models[*model].queue.line_mut(*class).remove(key, *rows, owner);
+        self.stats.queued_bytes -= record.work.input.len() as u64;
+        for wait in &record.waits {
+            if let Some(deadline_us) = wait.deadline_us {
+                self.deadlines.remove(&(deadline_us, key, wait.nth));
+            }
+        }
+    }
+
+    /// Puts a job into its line, at its place by age.
+    fn enter_queue(&mut self, key: JobKey) {
+        let record = self.jobs.get_mut(&key).expect("only jobs that live are queued");
+        record.state = State::Queued;
+        let Work { model, class, rows, owner, .. } = &record.work;
+        self.models[*model].queue.line_mut(*class).insert(key, *rows, owner);
+        self.stats.queued_bytes += record.work.input.len() as u64;
+        for wait in &record.waits {
+            if let Some(deadline_us) = wait.deadline_us {
+                self.deadlines.insert((deadline_us, key, wait.nth));
+            }
+        }
+    }
+
+    /// Puts a waiter's outcome among the calls.
+    fn tell(&mut self, waiter: Waiter, outcome: Result<Arc<Answer>, Failure>) {
+        self.effects.calls.push(match waiter {
+            Waiter::Answer(done) => Call::Answer(done, outcome),
+            Waiter::Output(done) => {
+                Call::Output(done, outcome.map(|answer| Arc::clone(&answer.output)))
+            }
+        });
+    }
+
+    /// What is known of a request.
+    pub fn status(&self, request: RequestId) -> Option<RequestStatus> {
+        let record = &self.jobs[self.by_request.get(&request)?];
+        Some(match &record.state {
+            State::Queued => RequestStatus::Queued,
+            State::Running(_) | State::Signing(_) => RequestStatus::Running,
+            State::Claimed(answer) => RequestStatus::Claimed(Arc::clone(answer)),
+            State::Logged(answer, index) => {
+                RequestStatus::Logged { answer: Arc::clone(answer), index: *index }
+            }
+            State::Disputed(_) => {
+                RequestStatus::Failed(Failure::Mismatch { retry_ms: device::REFEREE_MS })
+            }
+            State::Failed(failure) => RequestStatus::Failed(failure.clone()),
+        })
+    }
+
+    /// The request that a kept claim answers.
+    pub fn request_of(&self, claim: ClaimDigest) -> Option<RequestId> {
+        let record = &self.jobs[self.by_claim.get(&claim)?];
+        record.ask.as_ref().map(|ask| ask.id)
+    }
+
+    /// Estimated microseconds until a job of this model that came now would begin.
+    pub fn wait_us(&self, model: usize) -> u64 {
+        let devices = self.devices.iter().filter(|device| device.serves(model)).count().max(1) as u64;
+        let held: u64 = self.leases.values().filter(|lease| lease.model == model).map(|lease| lease.rows).sum();
+        let rows = self.models[model].queue.rows() + held;
+        rows.saturating_mul(self.models[model].row_ns) / 1_000 / devices
+    }
+
+    /// The estimate for a caller that is to come back: 50 ms to 10 s, spread by a fifth either way so that
+    /// they do not all come at once.
+    fn retry_ms(&self, model: usize) -> u64 {
+        let estimate = (self.wait_us(model) / 1_000).clamp(50, 10_000);
+        estimate * (80 + Mix::new(self.drawn ^ self.stats.pushed_back).below(41)) / 100
+    }
+
+    /// Takes no new work except a block's from now on, and no longer holds batches back.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.effects.wake.extend(0..self.devices.len());
+    }
+
+    /// Fails everything that waits; what runs may finish. Gives the number of jobs cut.
+    pub fn cut(&mut self, now_us: u64) -> u64 {
+        self.draining = true;
+        let keys: Vec<JobKey> = self.models.iter().flat_map(|model| model.queue.keys()).collect();
+        for key in &keys {
+            self.leave_queue(*key);
+            self.fail(*key, &Failure::Draining, now_us);
+        }
+        keys.len() as u64
+    }
+
+    /// [`cut`](Self::cut)s, takes nothing any more, and sends every device home.
+    pub fn stop(&mut self, now_us: u64) {
+        self.cut(now_us);
+        self.stopped = true;
+        self.effects.wake.extend(0..self.devices.len());
+    }
+
+    /// Pairs of outputs that differ, the oldest first; the last 64.
+    pub fn evidence(&self) -> Vec<Evidence> {
+        self.evidence.iter().cloned().collect()
+    }
+
+    /// Jobs queued, running or being signed.
+    pub const fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// Jobs that it knows of: those that live, and those that ended and are kept.
+    pub fn jobs(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Whether only a block's work is taken.
+    pub const fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// Whether [`stop`](Self::stop) was called.
+    pub const fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Counters and depths.
+    pub fn stats(&self) -> EngineStats {
+        let mut stats = self.stats.clone();
+        for (stats, model) in stats.models.iter_mut().zip(&self.models) {
+            stats.queued = Class::ALL.map(|class| model.queue.line(class).len() as u64);
+        }
+        for (stats, device) in stats.devices.iter_mut().zip(&self.devices) {
+            stats.in_service = device.is_in_service();
+            stats.reason = device.reason();
+        }
+        stats
+    }
+}

@@ -1,0 +1,229 @@
+//! A device's thread: test, load, and then batch after batch.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc::SyncSender},
+};
+
+use hyperion_model::{Model, ModelError, Prepared, Tensor};
+use hyperion_ops::{Backend, Reference, conformance};
+use hyperion_primitives::{Dtype, Mix};
+use parking_lot::Mutex;
+
+use crate::{
+    Content,
+    machine::{Batch, DeviceIndex, Dispute, RETEST_MS, Take},
+    shell::Shell,
+};
+
+/// Rows of a known question.
+const QUESTION_ROWS: u32 = 4;
+
+/// Known answers per model: what the first device said that had passed the whole suite.
+#[derive(Debug, Default)]
+pub(crate) struct KnownAnswers(Mutex<BTreeMap<usize, Tensor>>);
+
+impl KnownAnswers {
+    /// Whether `answer` is the known one; the first answer becomes it.
+    fn agrees(&self, model: usize, answer: Tensor) -> bool {
+        let mut known = self.0.lock();
+        match known.get(&model) {
+            Some(known) => *known == answer,
+            None => {
+                known.insert(model, answer);
+                true
+            }
+        }
+    }
+}
+
+/// The question whose answer a device has to know: a few rows that exercise the whole program.
+fn question(model: &Model) -> Vec<u8> {
+    let manifest = model.manifest();
+    let rows = manifest.rows_max.min(QUESTION_ROWS);
+    let mut mix = Mix::new(0x6879_7065);
+    let elements = rows * manifest.input_width;
+    let element = |_| match manifest.input_dtype {
+        Dtype::U32 => (mix.below(manifest.vocabulary.max(1).into()) as u32).to_le_bytes(),
+        _ => mix.i32(18).to_le_bytes(),
+    };
+    (0..elements).flat_map(element).collect()
+}
+
+/// Runs `work` and turns a panic into the words it left.
+fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    let said = |panic: Box<dyn Any + Send>| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+    };
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(format!("the device's thread panicked: {}", said(panic))))
+}
+
+pub(crate) struct Worker {
+    shell: Arc<Shell>,
+    device: DeviceIndex,
+    backend: Box<dyn Backend>,
+    /// Per model that this device has room for: rows of its batches.
+    rows: Vec<Option<u32>>,
+    loaded: BTreeMap<usize, Prepared>,
+    known: Arc<KnownAnswers>,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        shell: Arc<Shell>,
+        device: DeviceIndex,
+        backend: Box<dyn Backend>,
+        rows: Vec<Option<u32>>,
+        known: Arc<KnownAnswers>,
+    ) -> Self {
+        Self { shell, device, backend, rows, loaded: BTreeMap::new(), known }
+    }
+
+    /// The thread's life. `first` hears how the first test went.
+    pub(crate) fn run(mut self, first: SyncSender<Result<(), String>>) {
+        let mut first = Some(first);
+        loop {
+            match self.shell.event(|machine, now_us| machine.take(self.device, now_us)) {
+                Take::Batch(batch) => self.serve(&batch),
+                Take::Probe => self.probe(),
+                Take::Wait(until_us) => self.sleep(until_us),
+                Take::Test => {
+                    let outcome = self.test();
+                    let failed = outcome.is_err();
+                    if let Some(first) = first.take() {
+                        // Whoever starts the engine waits for this; an error says that he was cut short.
+                        let _ = first.send(outcome);
+                    }
+                    if failed {
+                        self.sleep(Some(self.shell.clock.now_us() + RETEST_MS * 1_000));
+                    }
+                }
+                Take::Stop => return,
+            }
+        }
+    }
+
+    fn sleep(&self, until_us: Option<u64>) {
+        let now_us = self.shell.clock.now_us();
+        self.shell.bells[self.device].wait(until_us.map(|until_us| until_us.saturating_sub(now_us)));
+    }
+
+    /// The whole suite, then the models, then their known answers.
+    fn test(&mut self) -> Result<(), String> {
+        let outcome = guarded(|| self.test_and_load());
+        let device = self.device;
+        self.shell.event(|machine, now_us| match &outcome {
+            Ok(()) => machine.up(device, now_us),
+            Err(why) => machine.test_failed(device, why, now_us),
+        });
+        outcome
+    }
+
+    fn test_and_load(&mut self) -> Result<(), String> {
+        let backend = &mut *self.backend;
+        for prepared in std::mem::take(&mut self.loaded).into_values() {
+            prepared.unload(backend);
+        }
+        let report = conformance::check(backend).map_err(|error| error.to_string())?;
+        if !report.conforms() {
+            let stems: Vec<&str> = report.differences().iter().map(|stem| stem.name()).collect();
+            return Err(format!("the device computes other bits than pinned: {}", stems.join(", ")));
+        }
+        let models = self.shell.models.models().iter().zip(&self.rows).enumerate();
+        for (index, model, rows) in models.filter_map(|(at, (model, rows))| Some((at, model, (*rows)?))) {
+            let failed = |error: ModelError| format!("loading {}: {error}", model.id());
+            let prepared = Prepared::load(model, backend, rows).map_err(failed)?;
+            self.loaded.insert(index, prepared);
+        }
+        self.ask_known()
+    }
+
+    /// Asks every loaded model its known question.
+    fn ask_known(&mut self) -> Result<(), String> {
+        for (index, prepared) in &mut self.loaded {
+            let model = &self.shell.models.models()[*index];
+            let answers = prepared.run(&mut *self.backend, &[&question(model)]);
+            let answer = answers.map_err(|error| error.to_string())?.into_iter().next();
+            let answer = answer.ok_or("a run of one input gave no output")?;
+            if !self.known.agrees(*index, answer) {
+                return Err(format!("the device gives another answer to the known question of {}", model.id()));
+            }
+        }
+        Ok(())
+    }
+
+    fn probe(&mut self) {
+        let outcome = guarded(|| self.ask_known());
+        let device = self.device;
+        self.shell.event(|machine, now_us| match &outcome {
+            Ok(()) => machine.probed(device, now_us),
+            Err(why) => machine.lost(device, why, now_us),
+        });
+    }
+
+    fn serve(&mut self, batch: &Batch) {
+        let lease = batch.lease;
+        let outcome = guarded(|| self.outputs(batch));
+        let (device, shell) = (self.device, &self.shell);
+        let finished = match outcome {
+            Ok((outputs, rows)) => {
+                shell.event(|machine, now_us| machine.finish(lease, outputs, rows, now_us))
+            }
+            Err(cause) => return shell.event(|machine, now_us| machine.lost(device, &cause, now_us)),
+        };
+        shell.finish(finished.to_sign, !finished.more);
+        for dispute in &finished.disputes {
+            self.settle(dispute);
+        }
+    }
+
+    /// The outputs of a batch, and how many rows went over the device for them: contents that are known, or
+    /// equal to another of the batch, need none.
+    fn outputs(&mut self, batch: &Batch) -> Result<(Vec<Arc<Tensor>>, u64), String> {
+        let mut outputs: BTreeMap<Content, Arc<Tensor>> = BTreeMap::new();
+        let mut misses: BTreeMap<Content, &[u8]> = BTreeMap::new();
+        let mut rows = 0;
+        for job in &batch.jobs {
+            if let Some(output) = self.shell.memo.get(&job.content) {
+                outputs.insert(job.content, output);
+            } else if misses.insert(job.content, &job.input).is_none() {
+                rows += u64::from(job.rows);
+            }
+        }
+        misses.retain(|content, _| !outputs.contains_key(content));
+        if !misses.is_empty() {
+            let prepared = self.loaded.get_mut(&batch.model).ok_or("the model is not on this device")?;
+            let inputs: Vec<&[u8]> = misses.values().copied().collect();
+            let answers = prepared.run(&mut *self.backend, &inputs).map_err(|error| error.to_string())?;
+            for (content, answer) in misses.into_keys().zip(answers) {
+                let answer = Arc::new(answer);
+                self.shell.memo.insert(content, &answer);
+                outputs.insert(content, answer);
+            }
+        }
+        let in_order = batch.jobs.iter().map(|job| outputs.get(&job.content).map(Arc::clone));
+        Ok((in_order.collect::<Option<_>>().ok_or("the device gave too few outputs")?, rows))
+    }
+
+    /// Lets the scalar reference decide between two outputs. This device is out of service meanwhile.
+    fn settle(&self, dispute: &Dispute) {
+        let shell = &self.shell;
+        shell.memo.remove(&dispute.content);
+        let model = &shell.models.models()[dispute.model];
+        let truth = guarded(|| {
+            let mut reference = Reference::default();
+            let rows = dispute.input.len() / model.manifest().row_bytes() as usize;
+            let rows = u32::try_from(rows).map_err(|error| error.to_string())?;
+            let mut prepared = Prepared::load(model, &mut reference, rows).map_err(|error| error.to_string())?;
+            let outputs = prepared.run(&mut reference, &[&dispute.input]).map_err(|error| error.to_string())?;
+            outputs.into_iter().next().ok_or_else(|| "a run of one input gave no output".to_owned())
+        });
+        let truth = truth.ok().map(Arc::new);
+        let to_sign = shell.event(|machine, now_us| machine.verdict(dispute, truth, now_us));
+        shell.finish(to_sign.into_iter().collect(), false);
+    }
+}

@@ -1,0 +1,584 @@
+//! The engine's decisions under a seed: submissions, duplicates, cancels, deadlines, lost and silent devices, a slow
+//! log, on a virtual clock.
+//!
+//! A failing run prints its seed; `SIMULATION_SEED=7 cargo nextest run -p hyperion-engine --test simulation` repeats it,
+//! `SIMULATION_SEEDS=2000` runs that many.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex},
+};
+
+use hyperion_engine::{
+    Answer, Class, Content, DeviceStats, EngineConfig, EngineStats, Failure, KeyId, ModelStats, RequestStatus,
+    SignError,
+    machine::{Ask, Batch, Dispute, Machine, Submitted, Take, TicketId, ToSign, Waiter, Work},
+};
+use hyperion_model::Tensor;
+use hyperion_ops::{DeviceInfo, DeviceKind};
+use hyperion_primitives::{Address, B256, ClaimDigest, Dtype, Keccak, Mix, ModelId, RequestId, U256};
+use hyperion_verify::{Claim, Request, SignedClaim};
+
+/// Submissions of one run.
+const SUBMISSIONS: u64 = 400;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Submit,
+    Cancel,
+    /// A device looks for work.
+    Look(usize),
+    /// A device's batch ends: well, badly, or late.
+    End(usize),
+    /// A device's test or probe ends.
+    Tested(usize),
+    Probed(usize),
+    /// The finisher signs the next claim.
+    Sign,
+    /// The log takes what waits.
+    Log,
+    /// The dispatcher looks.
+    Expire,
+}
+
+/// What a device is at.
+#[derive(Debug)]
+enum At {
+    Nothing,
+    Test,
+    Probe,
+    Batch(Batch),
+}
+
+/// One submission and what came of it.
+#[derive(Debug)]
+struct Asked {
+    content: Content,
+    request: Option<RequestId>,
+    ticket: Option<TicketId>,
+    outcomes: u32,
+}
+
+type Told = Arc<Mutex<VecDeque<(usize, Result<Vec<u8>, Failure>)>>>;
+
+struct World {
+    seed: u64,
+    mix: Mix,
+    now_us: u64,
+    machine: Machine,
+    events: BTreeSet<(u64, u64, Event)>,
+    drawn: u64,
+    devices: Vec<At>,
+    /// Outputs may come wrong from a device that was silent for too long.
+    liars: bool,
+    memo: BTreeMap<Content, Arc<Tensor>>,
+    asked: Vec<Asked>,
+    requests: Vec<(RequestId, Request, Content, Option<KeyId>)>,
+    told: Told,
+    to_sign: VecDeque<ToSign>,
+    signing: bool,
+    claims: VecDeque<Arc<Answer>>,
+    index: u64,
+    logged: BTreeMap<RequestId, ClaimDigest>,
+    submitted: u64,
+    config: EngineConfig,
+    /// Everything that happened, hashed: two runs of one seed agree.
+    trace: Keccak,
+}
+
+fn le(words: &[u64]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+/// The one right output of a content.
+fn truth(content: &Content) -> Arc<Tensor> {
+    let hash = Keccak::tagged(b"sim").update(content.model.0).update(content.input_hash).finish();
+    Arc::new(Tensor { dtype: Dtype::U8, dims: [1, 32], data: hash.to_vec() })
+}
+
+fn lie(content: &Content) -> Arc<Tensor> {
+    let mut tensor = Tensor::clone(&truth(content));
+    tensor.data[0] ^= 1;
+    Arc::new(tensor)
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut mix = Mix::new(seed);
+        let config = EngineConfig {
+            batch_rows_max: 16,
+            batch_jobs_max: 1 + mix.below(8) as u32,
+            batch_wait_us: [0, 0, 500][mix.below(3) as usize],
+            queue_jobs_max: 4 + mix.below(28) as usize,
+            queue_bytes_max: 40_000,
+            kept_bytes_max: [60_000, u64::MAX][mix.below(2) as usize],
+            keep_s: 1 + mix.below(3),
+            claims_waiting_max: 20,
+            lease_us: 20_000,
+            probe_us: 15_000,
+            ..EngineConfig::default()
+        };
+        let (models, devices) = (1 + mix.below(3) as usize, 1 + mix.below(3) as usize);
+        let info = DeviceInfo {
+            kind: DeviceKind::Cpu,
+            name: "simulated".to_owned(),
+            kernels: String::new(),
+            threads: 1,
+            memory_bytes: 0,
+        };
+        let stats = EngineStats {
+            models: (0..models).map(|model| ModelStats::new(model_id(model))).collect(),
+            devices: (0..devices).map(|_| DeviceStats::new(info.clone())).collect(),
+            ..EngineStats::default()
+        };
+        // The first device holds every model, the others some.
+        let holds: Vec<Vec<bool>> = (0..devices)
+            .map(|device| (0..models).map(|_| device == 0 || mix.below(2) == 0).collect())
+            .collect();
+        let machine = Machine::new(&config, stats, holds, &[]);
+        let mut world = Self {
+            seed,
+            mix,
+            now_us: 0,
+            machine,
+            events: BTreeSet::new(),
+            drawn: 0,
+            devices: (0..devices).map(|_| At::Nothing).collect(),
+            liars: seed % 4 == 0,
+            memo: BTreeMap::new(),
+            asked: Vec::new(),
+            requests: Vec::new(),
+            told: Told::default(),
+            to_sign: VecDeque::new(),
+            signing: false,
+            claims: VecDeque::new(),
+            index: 0,
+            logged: BTreeMap::new(),
+            submitted: 0,
+            config,
+            trace: Keccak::tagged(b"trace"),
+        };
+        for device in 0..devices {
+            world.after(0, Event::Look(device));
+        }
+        world.after(1_000, Event::Submit);
+        world.after(5_000, Event::Log);
+        world
+    }
+
+    fn after(&mut self, us: u64, event: Event) {
+        self.drawn += 1;
+        self.events.insert((self.now_us + us, self.drawn, event));
+    }
+
+    fn chance(&mut self, one_in: u64) -> bool {
+        self.mix.below(one_in) == 0
+    }
+
+    /// Runs until nothing is left to happen, but the log's and the dispatcher's rounds.
+    fn run(&mut self) {
+        while let Some((at_us, _, event)) = self.events.pop_first() {
+            self.now_us = at_us;
+            self.trace.u64(at_us);
+            self.step(event);
+            self.effects();
+            self.check_bounds();
+            if self.submitted == SUBMISSIONS && self.machine.live() == 0 && self.claims.is_empty() {
+                break;
+            }
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        match event {
+            Event::Submit => self.submit(),
+            Event::Cancel => self.cancel(),
+            Event::Look(device) => self.look(device),
+            Event::End(device) => self.end(device),
+            Event::Tested(device) => self.tested(device),
+            Event::Probed(device) => self.probed(device),
+            Event::Sign => self.sign(),
+            Event::Log => self.log(),
+            Event::Expire => {
+                self.machine.expire(self.now_us);
+                self.set_timer();
+            }
+        }
+    }
+
+    fn set_timer(&mut self) {
+        let next_us = self.machine.next_us();
+        self.machine.timer_set(next_us);
+        if let Some(next_us) = next_us {
+            self.after(next_us.saturating_sub(self.now_us), Event::Expire);
+        }
+    }
+
+    fn effects(&mut self) {
+        let effects = self.machine.effects();
+        for device in effects.wake {
+            self.after(0, Event::Look(device));
+        }
+        for call in effects.calls {
+            call.make();
+        }
+        if effects.timer {
+            self.set_timer();
+        }
+        let told: Vec<_> = self.told.lock().unwrap().drain(..).collect();
+        for (asked, outcome) in told {
+            self.hear(asked, &outcome);
+        }
+        if !self.signing && !self.to_sign.is_empty() {
+            self.signing = true;
+            let took_us = 50 + self.mix.below(200);
+            self.after(took_us, Event::Sign);
+        }
+    }
+
+    /// A waiter was told: once, and the right bytes.
+    fn hear(&mut self, asked: usize, outcome: &Result<Vec<u8>, Failure>) {
+        let asked = &mut self.asked[asked];
+        asked.outcomes += 1;
+        assert_eq!(asked.outcomes, 1, "seed {}: on_done was called again with {outcome:?}", self.seed);
+        if let (Ok(data), false) = (outcome, self.liars) {
+            assert_eq!(*data, truth(&asked.content).data, "seed {}: other bytes", self.seed);
+        }
+        self.trace.update(format!("{outcome:?}"));
+    }
+
+    fn submit(&mut self) {
+        if self.submitted == SUBMISSIONS {
+            return;
+        }
+        self.submitted += 1;
+        let gap_us = self.mix.below([200, 3_000][usize::from(self.submitted % 100 > 60)]);
+        self.after(gap_us, Event::Submit);
+        let repeat = !self.requests.is_empty() && self.chance(4);
+        let owner = [None, Some(KeyId::from("ann")), Some(KeyId::from("ben"))][self.mix.below(3) as usize].clone();
+        let class = [Class::Free, Class::Free, Class::Paid][self.mix.below(3) as usize];
+        let deadline_us = self.chance(2).then(|| self.now_us + self.mix.below(20_000));
+        let (ask, work) = if repeat {
+            let at = self.mix.below(self.requests.len() as u64) as usize;
+            let (id, request, content, owner) = self.requests[at].clone();
+            let work = self.work(content, class, deadline_us, owner);
+            (Some(Ask { id, request }), work)
+        } else {
+            let model = self.mix.below(self.models()) as usize;
+            let content = Content {
+                model: model_id(model),
+                input_hash: B256::from(U256::from(self.mix.below(150))),
+                sampling_hash: B256::ZERO,
+                seed: B256::ZERO,
+            };
+            match self.mix.below(6) {
+                0 => (None, self.work(content, Class::Chain, None, None)),
+                1 => (None, self.work(content, class, None, owner)),
+                _ => {
+                    let requester = if self.chance(3) { Address::repeat_byte(7) } else { Address::ZERO };
+                    let nonce = U256::from(self.submitted);
+                    let request = Request { requester, nonce, ..Request::default() };
+                    let id = RequestId(B256::from(nonce));
+                    self.requests.push((id, request.clone(), content, owner.clone()));
+                    (Some(Ask { id, request }), self.work(content, class, deadline_us, owner))
+                }
+            }
+        };
+        let nth = self.asked.len();
+        let (told, content) = (Arc::clone(&self.told), work.content);
+        let request = ask.as_ref().map(|ask| ask.id);
+        let waiter = if ask.is_some() {
+            Waiter::Answer(Box::new(move |outcome: Result<Arc<Answer>, Failure>| {
+                told.lock().unwrap().push_back((nth, outcome.map(|answer| answer.output.data.clone())));
+            }))
+        } else {
+            Waiter::Output(Box::new(move |outcome: Result<Arc<Tensor>, Failure>| {
+                told.lock().unwrap().push_back((nth, outcome.map(|output| output.data.clone())));
+            }))
+        };
+        let known = self.memo.get(&content).cloned();
+        let waiting = self.claims.len() as u64;
+        let before = self.machine.stats();
+        let outcome = self.machine.submit(ask, work.clone(), waiter, known, waiting, self.now_us);
+        self.trace.update(format!("{:?}", outcome.as_ref().err()));
+        let ticket = match outcome {
+            Ok(Submitted::Queued(ticket) | Submitted::Joined(ticket)) => Some(ticket),
+            Ok(Submitted::Known(ticket, to_sign)) => {
+                self.to_sign.push_back(*to_sign);
+                Some(ticket)
+            }
+            Ok(Submitted::Replayed) => None,
+            Err(pushback) => {
+                assert_ne!(work.class, Class::Chain, "seed {}: a block was pushed back: {pushback}", self.seed);
+                assert_eq!(before.accepted, self.machine.stats().accepted);
+                return;
+            }
+        };
+        self.asked.push(Asked { content, request, ticket, outcomes: 0 });
+        if ticket.is_some() && self.chance(5) {
+            let us = self.mix.below(4_000);
+            self.after(us, Event::Cancel);
+        }
+        if self.chance(40) {
+            self.memo.clear();
+        }
+    }
+
+    fn work(&mut self, content: Content, class: Class, deadline_us: Option<u64>, owner: Option<KeyId>) -> Work {
+        let model = (0..).find(|model| model_id(*model) == content.model).unwrap();
+        let rows = 1 + (content.input_hash[31] % 20) as u32;
+        let input = le(&vec![0; rows as usize]).into();
+        Work { model, content, input, rows, class, deadline_us, owner }
+    }
+
+    fn models(&self) -> u64 {
+        self.machine.stats().models.len() as u64
+    }
+
+    fn cancel(&mut self) {
+        let asked = self.mix.below(self.asked.len() as u64) as usize;
+        if let Some(ticket) = self.asked[asked].ticket {
+            self.machine.cancel(ticket, self.now_us);
+        }
+    }
+
+    fn look(&mut self, device: usize) {
+        if !matches!(self.devices[device], At::Nothing) {
+            return;
+        }
+        match self.machine.take(device, self.now_us) {
+            Take::Batch(batch) => {
+                self.check_batch(&batch);
+                let took_us = match self.mix.below(if self.liars { 8 } else { 30 }) {
+                    // Silent for longer than a lease.
+                    0 => 25_000 + self.mix.below(60_000),
+                    _ => 100 + 150 * batch.jobs.len() as u64 + self.mix.below(2_000),
+                };
+                self.devices[device] = At::Batch(batch);
+                self.after(took_us, Event::End(device));
+            }
+            Take::Probe => {
+                self.devices[device] = At::Probe;
+                let took_us = if self.chance(20) { 50_000 } else { 500 };
+                self.after(took_us, Event::Probed(device));
+            }
+            Take::Test => {
+                self.devices[device] = At::Test;
+                self.after(3_000, Event::Tested(device));
+            }
+            Take::Wait(Some(until_us)) => {
+                let us = until_us.saturating_sub(self.now_us).max(1);
+                self.after(us, Event::Look(device));
+            }
+            Take::Wait(None) | Take::Stop => {}
+        }
+    }
+
+    fn check_batch(&self, batch: &Batch) {
+        let rows: u64 = batch.jobs.iter().map(|job| u64::from(job.rows)).sum();
+        let fits = rows <= self.config.batch_rows_max.into() || batch.jobs.len() == 1;
+        let few = batch.jobs.len() <= self.config.batch_jobs_max as usize && !batch.jobs.is_empty();
+        assert!(fits && few, "seed {}: {rows} rows, {} jobs", self.seed, batch.jobs.len());
+    }
+
+    fn end(&mut self, device: usize) {
+        let At::Batch(batch) = std::mem::replace(&mut self.devices[device], At::Nothing) else { return };
+        self.after(0, Event::Look(device));
+        let out_of_service = !self.machine.stats().devices[device].in_service;
+        if self.chance(if out_of_service { 4 } else { 15 }) {
+            self.machine.lost(device, "simulated", self.now_us);
+            return;
+        }
+        let lies = self.liars && out_of_service && self.chance(2);
+        let output = |content: &Content| if lies { lie(content) } else { truth(content) };
+        let outputs: Vec<_> = batch.jobs.iter().map(|job| output(&job.content)).collect();
+        let rows = batch.jobs.iter().map(|job| u64::from(job.rows)).sum();
+        if !lies {
+            self.memo.extend(batch.jobs.iter().map(|job| (job.content, truth(&job.content))));
+        }
+        let finished = self.machine.finish(batch.lease, outputs, rows, self.now_us);
+        self.to_sign.extend(finished.to_sign);
+        assert!(self.liars || finished.disputes.is_empty(), "seed {}: equal bytes disputed", self.seed);
+        for dispute in finished.disputes {
+            self.settle(&dispute);
+        }
+    }
+
+    fn settle(&mut self, dispute: &Dispute) {
+        self.memo.remove(&dispute.content);
+        let spoken = (!self.chance(5)).then(|| truth(&dispute.content));
+        self.to_sign.extend(self.machine.verdict(dispute, spoken, self.now_us));
+    }
+
+    fn tested(&mut self, device: usize) {
+        self.devices[device] = At::Nothing;
+        if self.chance(4) {
+            self.machine.test_failed(device, "simulated", self.now_us);
+            self.after(1_000, Event::Look(device));
+        } else {
+            self.machine.up(device, self.now_us);
+        }
+    }
+
+    fn probed(&mut self, device: usize) {
+        self.devices[device] = At::Nothing;
+        if self.chance(10) {
+            self.machine.lost(device, "simulated", self.now_us);
+        } else {
+            self.machine.probed(device, self.now_us);
+        }
+        self.after(0, Event::Look(device));
+    }
+
+    fn sign(&mut self) {
+        self.signing = false;
+        let Some(to_sign) = self.to_sign.pop_front() else { return };
+        let outcome = if self.chance(50) {
+            Err(SignError("simulated".to_owned()))
+        } else {
+            let digest = Keccak::tagged(b"claim").update(to_sign.ask.id.0).u64(self.now_us).finish();
+            Ok(Arc::new(Answer {
+                request: to_sign.ask.request.clone(),
+                output: Arc::clone(&to_sign.output),
+                claim: SignedClaim { claim: Claim::default(), signature: [0; 65] },
+                digest: ClaimDigest(digest),
+                replayed: false,
+            }))
+        };
+        let answer = outcome.as_ref().ok().map(Arc::clone);
+        if self.machine.signed(&to_sign, outcome, 100, self.now_us) {
+            self.claims.extend(answer);
+            let id = to_sign.ask.id;
+            let again = self.machine.status(id);
+            let kept = matches!(again, None | Some(RequestStatus::Claimed(_)));
+            assert!(kept, "seed {}: signed, and then {again:?}", self.seed);
+        }
+    }
+
+    fn log(&mut self) {
+        self.after(5_000, Event::Log);
+        for _ in 0..self.mix.below(40) {
+            let Some(answer) = self.claims.pop_front() else { return };
+            let request = RequestId(B256::from(answer.request.nonce));
+            self.machine.logged(request, answer.digest, self.index);
+            self.index += 1;
+            let earlier = self.logged.insert(request, answer.digest);
+            // A request is answered again only if its first answer was let go.
+            assert!(
+                earlier.is_none() || self.config.kept_bytes_max < u64::MAX || self.now_us > 1_000_000,
+                "seed {}: two claims for {request}",
+                self.seed
+            );
+            match self.machine.status(request) {
+                None | Some(RequestStatus::Logged { .. }) => {}
+                Some(RequestStatus::Failed(Failure::Disproved | Failure::Mismatch { .. })) if self.liars => {}
+                Some(RequestStatus::Running | RequestStatus::Queued | RequestStatus::Claimed(_))
+                    if earlier.is_some() || self.config.kept_bytes_max < u64::MAX => {}
+                other => panic!("seed {}: logged, and then {other:?}", self.seed),
+            }
+        }
+    }
+
+    fn check_bounds(&self) {
+        let stats = self.machine.stats();
+        // Jobs that lost their device go back beyond the limit: at most a batch per device.
+        let returned = (self.config.batch_jobs_max as usize * self.devices.len()) as u64;
+        let limit = self.config.queue_jobs_max as u64 + returned;
+        for model in &stats.models {
+            let [_, paid, free] = model.queued;
+            assert!(paid <= limit && free <= limit, "seed {}: {:?}", self.seed, model.queued);
+        }
+        assert!(stats.kept_bytes <= self.config.kept_bytes_max, "seed {}", self.seed);
+    }
+
+    /// After the last event: nothing is owed to anybody, and after the retention nothing is kept.
+    fn check_end(&mut self) {
+        assert_eq!(self.machine.live(), 0, "seed {}", self.seed);
+        for (nth, asked) in self.asked.iter().enumerate() {
+            assert_eq!(asked.outcomes, 1, "seed {}: submission {nth}: {asked:?}", self.seed);
+            let Some(request) = asked.request else { continue };
+            match self.machine.status(request) {
+                None | Some(RequestStatus::Failed(_) | RequestStatus::Logged { .. }) => {}
+                other => panic!("seed {}: {request} ended as {other:?}", self.seed),
+            }
+        }
+        let stats = self.machine.stats();
+        assert_eq!(stats.queued_bytes, 0, "seed {}", self.seed);
+        assert_eq!(stats.results_mismatch > 0, !self.machine.evidence().is_empty(), "seed {}", self.seed);
+        self.now_us += (self.config.keep_s + 2) * 1_000_000;
+        self.machine.expire(self.now_us);
+        self.machine.expire(self.now_us);
+        assert_eq!(self.machine.jobs(), 0, "seed {}: jobs are kept for ever", self.seed);
+        assert_eq!(self.machine.stats().kept_bytes, 0, "seed {}", self.seed);
+    }
+}
+
+fn model_id(model: usize) -> ModelId {
+    ModelId(B256::repeat_byte(model as u8 + 1))
+}
+
+fn simulate(seed: u64) -> (B256, EngineStats) {
+    let mut world = World::new(seed);
+    world.run();
+    let stats = world.machine.stats();
+    world.check_end();
+    (world.trace.finish(), stats)
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[test]
+fn every_job_ends_once_with_the_same_bytes_and_nothing_leaks() {
+    let seeds = match variable("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..variable("SIMULATION_SEEDS").unwrap_or(200),
+    };
+    let (first, last) = (seeds.start, seeds.end);
+    println!("seeds {first} to {last}");
+    let mut seen = EngineStats::default();
+    for seed in seeds {
+        let stats = std::panic::catch_unwind(|| simulate(seed).1).unwrap_or_else(|panic| {
+            eprintln!("SIMULATION_SEED={seed} repeats it");
+            std::panic::resume_unwind(panic)
+        });
+        seen.joined += stats.joined;
+        seen.replayed += stats.replayed;
+        seen.memo_hits += stats.memo_hits;
+        seen.pushed_back += stats.pushed_back;
+        seen.claimed += stats.claimed;
+        seen.logged += stats.logged;
+        seen.deadline += stats.deadline;
+        seen.cancelled += stats.cancelled;
+        seen.failed += stats.failed;
+        seen.devices_lost += stats.devices_lost;
+        seen.results_mismatch += stats.results_mismatch;
+    }
+    if last - first >= 100 {
+        let reached = [
+            ("joined", seen.joined),
+            ("replayed", seen.replayed),
+            ("known", seen.memo_hits),
+            ("pushed back", seen.pushed_back),
+            ("claimed", seen.claimed),
+            ("logged", seen.logged),
+            ("deadline", seen.deadline),
+            ("cancelled", seen.cancelled),
+            ("failed", seen.failed),
+            ("devices lost", seen.devices_lost),
+            ("results differ", seen.results_mismatch),
+        ];
+        println!("{reached:?}");
+        for (name, count) in reached {
+            assert!(count > 0, "no seed came to: {name}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_tells_the_same_story_twice() {
+    for seed in 0..8 {
+        assert_eq!(simulate(seed).0, simulate(seed).0, "seed {seed}");
+    }
+}
