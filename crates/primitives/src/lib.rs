@@ -3,7 +3,7 @@
 //! Start with [`tensor_root`] (CT1, the commitment to a tensor) and [`merkle`], the tree it shares with
 //! the tensor table. Nothing here allocates beyond a Merkle level, reads a clock or knows a float.
 #![cfg_attr(not(feature = "std"), no_std)]
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![warn(
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
@@ -17,6 +17,7 @@ extern crate alloc;
 mod dtype;
 mod hash;
 mod id;
+pub mod keccak;
 pub mod limits;
 pub mod merkle;
 mod mix;

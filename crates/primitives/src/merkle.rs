@@ -5,11 +5,14 @@
 
 use alloc::vec::Vec;
 
-use crate::{B256, Keccak};
+use crate::{B256, Keccak, keccak::Lanes};
+
+/// Tag, left and right.
+const NODE_BYTES: usize = 65;
 
 /// Hash of an inner node.
 pub fn node(left: &B256, right: &B256) -> B256 {
-    let mut bytes = [1; 65];
+    let mut bytes = [1; NODE_BYTES];
     bytes[1..33].copy_from_slice(left.as_slice());
     bytes[33..].copy_from_slice(right.as_slice());
     Keccak::tagged(&bytes).finish()
@@ -20,6 +23,30 @@ pub fn root(leaves: impl IntoIterator<Item = B256>) -> Option<B256> {
     let mut tree = Frontier::default();
     leaves.into_iter().for_each(|leaf| tree.push(leaf));
     tree.root()
+}
+
+/// Root over leaf hashes at hand, many nodes at a time; `None` without leaves.
+pub fn root_of(mut level: Vec<B256>, lanes: Lanes) -> Option<B256> {
+    const BATCH: usize = 32;
+    let mut pairs = [[1; NODE_BYTES]; BATCH];
+    let mut nodes = [B256::ZERO; BATCH];
+    while level.len() > 1 {
+        let (whole, lone) = (level.len() / 2, level.len() % 2);
+        for first in (0..whole).step_by(BATCH) {
+            let count = BATCH.min(whole - first);
+            for (pair, at) in pairs[..count].iter_mut().zip(first..) {
+                pair[1..33].copy_from_slice(level[2 * at].as_slice());
+                pair[33..].copy_from_slice(level[2 * at + 1].as_slice());
+            }
+            lanes.hash(&pairs[..count], &mut nodes[..count]);
+            level[first..first + count].copy_from_slice(&nodes[..count]);
+        }
+        if lone == 1 {
+            level[whole] = level[2 * whole];
+        }
+        level.truncate(whole + lone);
+    }
+    level.pop()
 }
 
 /// Siblings of leaf `index`, leaf side first; `None` when the index is outside.
@@ -121,9 +148,14 @@ mod tests {
     #[test]
     fn the_frontier_equals_pairing_level_by_level() {
         for count in 1..70 {
-            assert_eq!(root(leaves(count)), Some(by_levels(leaves(count))), "{count} leaves");
+            let want = Some(by_levels(leaves(count)));
+            assert_eq!(root(leaves(count)), want, "{count} leaves");
+            for lanes in Lanes::available() {
+                assert_eq!(root_of(leaves(count), lanes), want, "{count} leaves, {}", lanes.name());
+            }
         }
         assert_eq!(root([]), None);
+        assert_eq!(root_of(Vec::new(), Lanes::PORTABLE), None);
     }
 
     #[test]

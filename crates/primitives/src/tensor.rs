@@ -1,6 +1,6 @@
-use alloc::vec::Vec;
+use alloc::{boxed::Box, vec::Vec};
 
-use crate::{B256, Dtype, Keccak, TensorRoot, merkle::Frontier};
+use crate::{B256, Dtype, Keccak, TensorRoot, keccak::Lanes, merkle};
 
 /// Bytes under one leaf of a tensor root; the last tile is filled up with zeros.
 pub const TILE_BYTES: usize = 1024;
@@ -62,10 +62,17 @@ pub struct TensorHasher {
     dims: Vec<u64>,
     missing_bytes: u64,
     excess: bool,
-    tile: [u8; TILE_BYTES],
+    lanes: Lanes,
+    batch: Box<[[u8; LEAF_BYTES]; BATCH]>,
+    closed: usize,
     filled: usize,
-    tree: Frontier,
+    leaves: Vec<B256>,
 }
+
+/// Tag, index and tile.
+const LEAF_BYTES: usize = 12 + TILE_BYTES;
+/// Tiles that wait to be hashed together.
+const BATCH: usize = 4;
 
 impl TensorHasher {
     /// Starts a tensor; `None` when the shape is not a shape (see [`tensor_root`]).
@@ -76,9 +83,11 @@ impl TensorHasher {
             dims: dims.to_vec(),
             missing_bytes,
             excess: false,
-            tile: [0; TILE_BYTES],
+            lanes: Lanes::best(),
+            batch: Box::new([[0; LEAF_BYTES]; BATCH]),
+            closed: 0,
             filled: 0,
-            tree: Frontier::default(),
+            leaves: Vec::new(),
         })
     }
 
@@ -90,7 +99,8 @@ impl TensorHasher {
         }
         while !data.is_empty() {
             let (piece, rest) = data.split_at(data.len().min(TILE_BYTES - self.filled));
-            self.tile[self.filled..self.filled + piece.len()].copy_from_slice(piece);
+            let start = LEAF_BYTES - TILE_BYTES + self.filled;
+            self.batch[self.closed][start..start + piece.len()].copy_from_slice(piece);
             self.filled += piece.len();
             data = rest;
             if self.filled == TILE_BYTES {
@@ -105,15 +115,30 @@ impl TensorHasher {
             return None;
         }
         if self.filled > 0 {
-            self.tile[self.filled..].fill(0);
+            self.batch[self.closed][LEAF_BYTES - TILE_BYTES + self.filled..].fill(0);
             self.close_tile();
         }
-        tensor_root_over(self.dtype, &self.dims, &self.tree.root()?)
+        self.hash_batch();
+        tensor_root_over(self.dtype, &self.dims, &merkle::root_of(self.leaves, self.lanes)?)
     }
 
     fn close_tile(&mut self) {
-        self.tree.push(tensor_leaf(self.tree.count(), &self.tile));
+        let index = (self.leaves.len() + self.closed) as u64;
+        let (tag, rest) = self.batch[self.closed].split_at_mut(4);
+        tag.copy_from_slice(b"\0CT1");
+        rest[..8].copy_from_slice(&index.to_be_bytes());
+        self.closed += 1;
         self.filled = 0;
+        if self.closed == BATCH {
+            self.hash_batch();
+        }
+    }
+
+    fn hash_batch(&mut self) {
+        let mut hashes = [B256::ZERO; BATCH];
+        self.lanes.hash(&self.batch[..self.closed], &mut hashes[..self.closed]);
+        self.leaves.extend_from_slice(&hashes[..self.closed]);
+        self.closed = 0;
     }
 }
 
@@ -129,6 +154,24 @@ mod tests {
             root.to_string(),
             "0xcfed5279e6681938fdbe057e513765e558523a050d9839f5d002ea24a0fa2997"
         );
+    }
+
+    /// The tile hashed by itself, and the tree built leaf by leaf.
+    #[test]
+    fn batches_of_tiles_give_the_root_of_single_tiles() {
+        let data: Vec<u8> =
+            (0..13 * TILE_BYTES as u64).map(|i| (i % 251).to_le_bytes()[0]).collect();
+        for len in [1, 1023, 1024, 1025, 3 * 1024, 4 * 1024, 4 * 1024 + 1, 9 * 1024 - 1, 13 * 1024]
+        {
+            let leaves = data[..len].chunks(TILE_BYTES).zip(0..).map(|(piece, index)| {
+                let mut tile = [0; TILE_BYTES];
+                tile[..piece.len()].copy_from_slice(piece);
+                tensor_leaf(index, &tile)
+            });
+            let dims = [len as u64];
+            let want = tensor_root_over(Dtype::U8, &dims, &merkle::root(leaves).unwrap());
+            assert_eq!(tensor_root(Dtype::U8, &dims, &data[..len]), want, "{len} bytes");
+        }
     }
 
     #[test]
