@@ -1,0 +1,139 @@
+//! A program and its tensors under construction, one operator at a time.
+
+use std::sync::Arc;
+
+use hyperion_ops::{LinearShape, NormShape};
+use hyperion_primitives::{B256, limits::SAT};
+
+use super::ImportError;
+use crate::{
+    file::{Parts, TensorPart},
+    program::{Codes, Input, Node, Op, Program, ValueId},
+    quantized::{Matrix, Quantized, WeightError, fixed, quantize},
+    real::Real,
+    slots::GAMMA_MAX,
+};
+
+/// A program and its tensors under construction.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    input: Input,
+    context: u32,
+    nodes: Vec<Node>,
+    tensors: Vec<TensorPart>,
+}
+
+/// Constants of a source, by index.
+pub(crate) type Values<'a> = &'a dyn Fn(usize) -> Option<Real>;
+
+impl Builder {
+    /// Begins with the input, value 0.
+    pub(crate) const fn new(input: Input, context: u32) -> Self {
+        Self { input, context, nodes: Vec::new(), tensors: Vec::new() }
+    }
+
+    /// Appends an operator without tensors; returns its value.
+    pub(crate) fn push(&mut self, op: Op, inputs: &[ValueId]) -> ValueId {
+        self.nodes.push(Node { op, inputs: inputs.to_vec() });
+        self.next()
+    }
+
+    /// Appends an embedding, or a position table, from a source matrix called `name`.
+    pub(crate) fn table(
+        &mut self,
+        name: &str,
+        op: impl Fn(u32, u32, Codes) -> Op,
+        codes: Codes,
+        matrix: &Matrix<'_>,
+        input: ValueId,
+    ) -> Result<ValueId, ImportError> {
+        let quantized = quantize(matrix, codes).map_err(weight(name))?;
+        let [rows, width] = [matrix.rows, matrix.columns].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+        let value = self.push(op(rows, width, codes), &[input]);
+        self.quantized(quantized);
+        Ok(value)
+    }
+
+    /// Appends a linear step from a source matrix called `name`.
+    ///
+    /// A row's multiplier applies to its bias as well; an element of the bias is `None` where it is not finite.
+    pub(crate) fn linear(
+        &mut self,
+        name: &str,
+        matrix: &Matrix<'_>,
+        bias: Option<Values<'_>>,
+        input: ValueId,
+    ) -> Result<ValueId, ImportError> {
+        let [n, k] = [matrix.rows, matrix.columns].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+        let shape = LinearShape::new(k, n).ok_or_else(|| ImportError::Shape {
+            name: name.to_owned(),
+            got: vec![matrix.rows, matrix.columns],
+            want: vec![matrix.rows.max(1), (hyperion_primitives::limits::DEPTH_MAX as usize).min(matrix.columns.max(1))],
+        })?;
+        let shape = if bias.is_some() { shape.with_bias() } else { shape };
+        let quantized = quantize(matrix, Codes::W8r).map_err(weight(name))?;
+        let value = self.push(Op::Linear(shape), &[input]);
+        self.quantized(quantized);
+        if let Some(bias) = bias {
+            let scale = |row: usize| {
+                let multiplier = matrix.row_q30.map_or(crate::real::ROW_ONE, |of| of(row));
+                bias(row).map(|value| value.scaled(multiplier, crate::real::COLUMN_ONE))
+            };
+            let bias = fixed((0..matrix.rows).map(scale), 16, SAT).map_err(weight(&format!("{name}, its bias")))?;
+            self.tensor(3, &bytes_of(&bias));
+        }
+        Ok(value)
+    }
+
+    /// Appends a norm from source constants called `name`.
+    pub(crate) fn norm(
+        &mut self,
+        name: &str,
+        shape: NormShape,
+        gamma: Values<'_>,
+        beta: Option<Values<'_>>,
+        input: ValueId,
+    ) -> Result<ValueId, ImportError> {
+        let len = 0..shape.group as usize;
+        let gamma = fixed(len.clone().map(gamma), 14, GAMMA_MAX).map_err(weight(name))?;
+        let beta = beta.map(|beta| fixed(len.map(beta), 16, SAT)).transpose().map_err(weight(name))?;
+        let value = self.push(Op::Norm(shape), &[input]);
+        self.tensor(0, &bytes_of(&gamma));
+        if let Some(beta) = beta {
+            self.tensor(1, &bytes_of(&beta));
+        }
+        Ok(value)
+    }
+
+    /// The finished model; its output is the last value.
+    pub(crate) fn finish(self, tokenizer_hash: B256) -> Result<Parts, ImportError> {
+        let program = Program::new(self.input, self.context, self.nodes)?;
+        Ok(Parts { program, tokenizer_hash, tensors: self.tensors })
+    }
+
+    fn next(&self) -> ValueId {
+        u32::try_from(self.nodes.len()).expect("an import makes few nodes")
+    }
+
+    fn quantized(&mut self, quantized: Quantized) {
+        let exponents: Vec<u8> = quantized.exponents.iter().map(|exponent| exponent.cast_unsigned()).collect();
+        self.tensor(0, &quantized.codes);
+        self.tensor(1, &quantized.mantissas);
+        self.tensor(2, &exponents);
+    }
+
+    /// A tensor of the newest operator.
+    fn tensor(&mut self, slot: u16, data: &[u8]) {
+        let op = self.next() - 1;
+        self.tensors.push(TensorPart { op, slot, data: Arc::from(data) });
+    }
+}
+
+fn bytes_of(values: &[i32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn weight(name: &str) -> impl FnOnce(WeightError) -> ImportError {
+    let name = name.to_owned();
+    move |cause| ImportError::Weight { name, cause }
+}

@@ -1,0 +1,206 @@
+//! Source weights to codes: one 8-bit mantissa and one exponent a row, exactly.
+//!
+//! ```text
+//! a    = largest |w| of the row, after its multipliers
+//! kw   = the greatest of 2..=25 (i16 codes: 2..=40) with ceil(a · 2^kw / L) <= 255, L = 127 (i16: 32767)
+//! kw   = min(kw, low + 15), low = the least kw of all rows
+//! B    = max(1, ceil(a · 2^kw / L))
+//! code = round(w · 2^kw / B), half away from zero
+//! ```
+//!
+//! Definition: `docs/model-format.md`, "Weights from source bits".
+
+use hyperion_primitives::{limits::padded_depth, w8r};
+
+use crate::{
+    program::Codes,
+    real::{COLUMN_ONE, ROW_ONE, Real},
+};
+
+/// Exponents of rows differ by this much at most, so that one shift serves a whole row of outputs.
+const EXPONENT_SPREAD: i32 = 15;
+/// The least exponent: weights up to some 8,000 fit.
+const EXPONENT_MIN: i32 = 2;
+
+/// Weights that cannot be represented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeightError {
+    /// Infinite, or no number.
+    #[error("row {row}, column {column}: not a finite number")]
+    NotFinite {
+        /// Row.
+        row: usize,
+        /// Column.
+        column: usize,
+    },
+    /// A row's largest magnitude is beyond what the format holds.
+    #[error("row {row}: a weight is larger than the format holds (some 8,000)")]
+    TooLarge {
+        /// Row.
+        row: usize,
+    },
+    /// A constant is beyond its limit.
+    #[error("element {index}: outside its fixed-point range")]
+    OutOfRange {
+        /// Which.
+        index: usize,
+    },
+}
+
+/// A matrix of source weights with its multipliers.
+pub struct Matrix<'a> {
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// The source's value at (row, column); `None` when it is not finite.
+    pub value: &'a dyn Fn(usize, usize) -> Option<Real>,
+    /// Q30 multiplier of each row; `None`: one.
+    pub row_q30: Option<&'a dyn Fn(usize) -> u32>,
+    /// Q14 multiplier of each column; `None`: one.
+    pub column_q14: Option<&'a [u32]>,
+}
+
+impl std::fmt::Debug for Matrix<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Matrix").field("rows", &self.rows).field("columns", &self.columns).finish_non_exhaustive()
+    }
+}
+
+impl Matrix<'_> {
+    /// Multiplier of a row.
+    fn row(&self, row: usize) -> u32 {
+        self.row_q30.map_or(ROW_ONE, |of| of(row))
+    }
+
+    fn scaled(&self, row: usize, multiplier: u32, column: usize) -> Result<Real, WeightError> {
+        let value = (self.value)(row, column).ok_or(WeightError::NotFinite { row, column })?;
+        Ok(value.scaled(multiplier, self.column_q14.map_or(COLUMN_ONE, |columns| columns[column])))
+    }
+}
+
+/// Codes of a matrix, in the bytes that the model file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quantized {
+    /// w8r rows padded to 32 codes, or little-endian i16.
+    pub codes: Vec<u8>,
+    /// `B` of each row.
+    pub mantissas: Vec<u8>,
+    /// `kw` of each row.
+    pub exponents: Vec<i8>,
+}
+
+/// Quantizes a matrix.
+///
+/// # Errors
+///
+/// When a weight is not finite or too large.
+pub fn quantize(matrix: &Matrix<'_>, codes: Codes) -> Result<Quantized, WeightError> {
+    let (limit, exponent_max) = match codes {
+        Codes::W8r => (127, 25),
+        Codes::I16 => (32_767, 40),
+    };
+    let mut peaks = Vec::with_capacity(matrix.rows);
+    for row in 0..matrix.rows {
+        let multiplier = matrix.row(row);
+        let mut peak = Real::default();
+        for column in 0..matrix.columns {
+            let value = matrix.scaled(row, multiplier, column)?;
+            if value.exceeds(peak) {
+                peak = value;
+            }
+        }
+        let exponent = (EXPONENT_MIN..=exponent_max).rev().find(|kw| fits(peak, *kw, 255 * limit));
+        peaks.push((peak, exponent.ok_or(WeightError::TooLarge { row })?));
+    }
+    let low = peaks.iter().map(|(_, exponent)| *exponent).min().unwrap_or(exponent_max);
+    let depth = match codes {
+        Codes::W8r => padded_depth(u32::try_from(matrix.columns).expect("a width is checked before")) as usize,
+        Codes::I16 => matrix.columns,
+    };
+    let mut quantized = Quantized { codes: Vec::new(), mantissas: Vec::new(), exponents: Vec::new() };
+    let mut line = vec![0_i16; depth];
+    for (row, (peak, exponent)) in peaks.into_iter().enumerate() {
+        let exponent = exponent.min(low + EXPONENT_SPREAD);
+        let step = step(peak, exponent, limit);
+        let multiplier = matrix.row(row);
+        for (column, code) in line.iter_mut().take(matrix.columns).enumerate() {
+            *code = self::code(matrix.scaled(row, multiplier, column)?, exponent, step);
+        }
+        quantized.mantissas.push(step);
+        quantized.exponents.push(i8::try_from(exponent).expect("2 to 40"));
+        append(&line, codes, &mut quantized.codes);
+    }
+    Ok(quantized)
+}
+
+fn append(line: &[i16], codes: Codes, out: &mut Vec<u8>) {
+    match codes {
+        Codes::I16 => line.iter().for_each(|code| out.extend_from_slice(&code.to_le_bytes())),
+        Codes::W8r => {
+            let narrow: Vec<i8> = line.iter().map(|code| i8::try_from(*code).expect("within 127")).collect();
+            let start = out.len();
+            out.resize(start + narrow.len(), 0);
+            w8r::encode(&narrow, &mut out[start..]);
+        }
+    }
+}
+
+/// Whether `|value| · 2^kw <= bound`.
+fn fits(value: Real, kw: i32, bound: u128) -> bool {
+    let shift = value.exponent + kw;
+    match u32::try_from(shift) {
+        // `bound` has 23 bits at most, so a shift by 24 is too far for any mantissa but zero.
+        Ok(shift) => value.mantissa == 0 || (shift < 24 && value.mantissa <= bound && value.mantissa << shift <= bound),
+        Err(_) => {
+            let shift = shift.unsigned_abs();
+            shift >= 104 || value.mantissa <= bound << shift
+        }
+    }
+}
+
+/// `max(1, ceil(|peak| · 2^kw / limit))`; at most 255.
+fn step(peak: Real, kw: i32, limit: u128) -> u8 {
+    let shift = peak.exponent + kw;
+    let step = match u32::try_from(shift) {
+        Ok(shift) => (peak.mantissa << shift.min(24)).div_ceil(limit),
+        Err(_) if shift < -100 => 1,
+        Err(_) => peak.mantissa.div_ceil(limit << shift.unsigned_abs()),
+    };
+    u8::try_from(step.max(1)).expect("the exponent was chosen so that the step fits")
+}
+
+/// `round(value · 2^kw / step)`, half away from zero.
+fn code(value: Real, kw: i32, step: u8) -> i16 {
+    let shift = value.exponent + kw;
+    let (numerator, denominator) = match u32::try_from(shift) {
+        Ok(shift) => (value.mantissa << shift.min(24), u128::from(step)),
+        Err(_) if shift < -100 => return 0,
+        Err(_) => (value.mantissa, u128::from(step) << shift.unsigned_abs()),
+    };
+    let (twice, divisor) = (2 * numerator + denominator, 2 * denominator);
+    // Most weights fit the machine's own division.
+    let magnitude = match (u64::try_from(twice), u64::try_from(divisor)) {
+        (Ok(twice), Ok(divisor)) => (twice / divisor).into(),
+        _ => twice / divisor,
+    };
+    let magnitude = i16::try_from(magnitude).expect("the step was chosen so that codes fit");
+    if value.is_negative { -magnitude } else { magnitude }
+}
+
+/// Constants in fixed point, such as biases; see [`Real::fixed`].
+///
+/// # Errors
+///
+/// When a value is not finite, or beyond `limit`.
+pub fn fixed(
+    values: impl IntoIterator<Item = Option<Real>>,
+    fraction_bits: u32,
+    limit: i32,
+) -> Result<Vec<i32>, WeightError> {
+    let fix = |(index, value): (usize, Option<Real>)| {
+        let value = value.ok_or(WeightError::NotFinite { row: 0, column: index })?;
+        value.fixed(fraction_bits, limit).ok_or(WeightError::OutOfRange { index })
+    };
+    values.into_iter().enumerate().map(fix).collect()
+}

@@ -1,0 +1,96 @@
+//! Text to token ids, at the edge: the ids are what is committed, never the text.
+
+use std::{fs, path::Path};
+
+use hyperion_primitives::{B256, keccak256};
+use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+
+/// A tokenizer that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// The file cannot be read.
+    #[error("the tokenizer file cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    /// The file is no tokenizer.
+    #[error("not a tokenizer file: {0}")]
+    Format(String),
+    /// Another file than the model was made with.
+    #[error("the tokenizer's hash is {got}, the model was made with {want}")]
+    Hash {
+        /// Hash of the file.
+        got: B256,
+        /// Hash in the model.
+        want: B256,
+    },
+    /// A text that it does not take.
+    #[error("the text cannot be tokenized: {0}")]
+    Text(String),
+}
+
+/// A Hugging Face tokenizer (`tokenizer.json`).
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    hash: B256,
+}
+
+impl Tokenizer {
+    /// Reads a tokenizer; texts become at most `tokens_max` ids, special ones included.
+    ///
+    /// Padding and truncation that the file asks for are dropped: there is no padding token in a batch, and the length
+    /// is the model's.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or is no tokenizer.
+    pub fn open(path: &Path, tokens_max: u32) -> Result<Self, TokenizerError> {
+        Self::from_bytes(&fs::read(path)?, tokens_max)
+    }
+
+    /// As [`open`](Self::open), from the file's bytes.
+    ///
+    /// # Errors
+    ///
+    /// When they are no tokenizer.
+    pub fn from_bytes(bytes: &[u8], tokens_max: u32) -> Result<Self, TokenizerError> {
+        let format = |error: tokenizers::Error| TokenizerError::Format(error.to_string());
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(format)?;
+        inner.with_padding(None);
+        let truncation = TruncationParams {
+            max_length: tokens_max as usize,
+            stride: 0,
+            strategy: TruncationStrategy::LongestFirst,
+            direction: TruncationDirection::Right,
+        };
+        inner.with_truncation(Some(truncation)).map_err(format)?;
+        Ok(Self { inner, hash: keccak256(bytes) })
+    }
+
+    /// Accepts the tokenizer for a model that was made with the same file.
+    ///
+    /// # Errors
+    ///
+    /// When it was another.
+    pub fn for_model(self, tokenizer_hash: B256) -> Result<Self, TokenizerError> {
+        if self.hash == tokenizer_hash {
+            Ok(self)
+        } else {
+            Err(TokenizerError::Hash { got: self.hash, want: tokenizer_hash })
+        }
+    }
+
+    /// keccak-256 of the file; part of the model's identity.
+    pub const fn hash(&self) -> B256 {
+        self.hash
+    }
+
+    /// Token ids of a text, special ones included.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizer does not take the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode(text, true).map_err(|error| TokenizerError::Text(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+}
