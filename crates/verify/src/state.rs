@@ -15,7 +15,9 @@
 mod proof;
 mod word;
 
-use hyperion_primitives::{Address, B256, ClaimDigest, Keccak, ModelId, RequestId, keccak256};
+use hyperion_primitives::{
+    Address, B256, ClaimDigest, Keccak, ModelId, RequestId, keccak::Lanes, keccak256,
+};
 pub use proof::{End, StateProof, StateProofError};
 pub use word::{AccountWord, ClaimWord, WordError};
 
@@ -117,6 +119,26 @@ pub fn node(left: &B256, right: &B256) -> B256 {
     let mut hash = hash_pair(left, right);
     hash.0[0] &= 0x7f;
     hash
+}
+
+/// Hashes of many leaves: message i is a path and its word.
+///
+/// # Panics
+///
+/// When there is not one place in `out` per message.
+pub fn leaves(messages: &[[u8; 64]], lanes: Lanes, out: &mut [B256]) {
+    lanes.hash(messages, out);
+    out.iter_mut().for_each(|hash| hash.0[0] |= 0x80);
+}
+
+/// Hashes of many inner nodes: message i is its left and its right hash.
+///
+/// # Panics
+///
+/// When there is not one place in `out` per message.
+pub fn nodes(messages: &[[u8; 64]], lanes: Lanes, out: &mut [B256]) {
+    lanes.hash(messages, out);
+    out.iter_mut().for_each(|hash| hash.0[0] &= 0x7f);
 }
 
 /// T of a set from T of its two halves.
