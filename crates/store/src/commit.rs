@@ -90,51 +90,77 @@ impl Prepared {
         self.first_index + self.entries.len() as u64 + 1
     }
 
+    /// What the block after this one stands on.
+    pub fn base(&self) -> Base {
+        Base {
+            id: self.id,
+            height: self.height,
+            log_size: self.log_size(),
+            trie: self.trie.clone(),
+        }
+    }
+
     /// Words the block changes.
     pub fn diff_entries(&self) -> usize {
         self.diff.len()
     }
 }
 
-/// What a candidate stands on.
-struct Base<'a> {
+/// What a candidate stands on: the head, or a candidate that is not committed yet.
+#[derive(Clone, Debug)]
+pub struct Base {
     id: u64,
     height: u64,
     log_size: u64,
-    trie: &'a Trie,
+    trie: Trie,
+}
+
+impl Base {
+    /// Height of the block that candidates stand on.
+    pub const fn height(&self) -> u64 {
+        self.height
+    }
+
+    /// Entries of the log before a candidate's first claim, which is also that claim's index.
+    pub const fn log_size(&self) -> u64 {
+        self.log_size
+    }
+
+    /// The word at a path before the candidate.
+    pub fn get(&self, path: &StatePath) -> Option<Word> {
+        self.trie.get(path)
+    }
 }
 
 impl<P: PageStore> Store<P> {
+    /// What the next block stands on if nothing else is committed before it.
+    pub fn base(&self) -> Base {
+        let view = self.inner.view();
+        let head = view.head();
+        Base {
+            id: view.id,
+            height: head.height,
+            log_size: head.log_size,
+            trie: view.state.trie.clone(),
+        }
+    }
+
     /// Computes the state root of the head and `block` and changes nothing.
     ///
     /// # Errors
     ///
     /// `TooLarge`, `BadEntry` or `DuplicatePath` for a block that no log takes.
     pub fn prepare(&self, block: BlockInput<'_>) -> Result<Prepared> {
-        let view = self.inner.view();
-        let head = view.head();
-        let base = Base {
-            id: view.id,
-            height: head.height,
-            log_size: head.log_size,
-            trie: &view.state.trie,
-        };
-        self.inner.prepare(&base, block)
+        self.inner.prepare(&self.base(), block)
     }
 
-    /// As [`prepare`](Self::prepare), on a candidate instead of the head; to be committed right after it.
+    /// As [`prepare`](Self::prepare), on another candidate perhaps ([`Prepared::base`]), to be committed right after it.
     ///
     /// # Errors
     ///
     /// As for `prepare`.
-    pub fn prepare_on(&self, parent: &Prepared, block: BlockInput<'_>) -> Result<Prepared> {
-        let base = Base {
-            id: parent.id,
-            height: parent.height,
-            log_size: parent.log_size(),
-            trie: &parent.trie,
-        };
-        self.inner.prepare(&base, block)
+    pub fn prepare_on(&self, base: &Base, block: BlockInput<'_>) -> Result<Prepared> {
+        self.inner.prepare(base, block)
     }
 
     /// Makes a candidate durable, then visible. What it returns survives a loss of power.
@@ -149,7 +175,7 @@ impl<P: PageStore> Store<P> {
 }
 
 impl<P: PageStore> Inner<P> {
-    fn prepare(&self, base: &Base<'_>, block: BlockInput<'_>) -> Result<Prepared> {
+    fn prepare(&self, base: &Base, block: BlockInput<'_>) -> Result<Prepared> {
         check_size("claims in a block", block.claims.len(), CLAIMS_MAX)?;
         check_size("changed words in a block", block.diff.len(), DIFF_ENTRIES_MAX)?;
         for blob in block.blobs {

@@ -30,7 +30,7 @@ mod store;
 mod tail;
 mod view;
 
-pub use commit::{BLOB_BYTES_MAX, BlockInput, CLAIMS_MAX, DIFF_ENTRIES_MAX, Prepared, Seal};
+pub use commit::{BLOB_BYTES_MAX, Base, BlockInput, CLAIMS_MAX, DIFF_ENTRIES_MAX, Prepared, Seal};
 pub use config::StoreConfig;
 pub use crash::{CrashPlan, CrashPoint};
 pub use error::{Result, StoreError};

@@ -19,3 +19,6 @@ pub(crate) use edge::{Edge, Level, RUN_BYTES, RUN_HASHES, TILE_HASHES};
 pub(crate) use proof::peaks;
 pub use read::LogReader;
 pub(crate) use tiles::{HashSource, TileCache};
+
+#[cfg(test)]
+mod tests;

@@ -37,10 +37,6 @@ impl Entries {
         self.starts.len()
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// The entries from `from` to before `to`, encoded.
     pub(crate) fn slice(&self, from: usize, to: usize) -> &[u8] {
         let at = |entry| self.starts.get(entry).map_or(self.bytes.len(), |start| *start as usize);

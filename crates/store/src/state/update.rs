@@ -7,8 +7,8 @@
 
 use std::{ops::Range, sync::Arc, thread};
 
-use hyperion_primitives::B256;
-use hyperion_verify::state::{StatePath, Word, combine, leaf, node};
+use hyperion_primitives::{B256, keccak::Lanes};
+use hyperion_verify::state::{StatePath, Word, combine, leaves, nodes};
 
 use super::{Branch, Child, Leaf, Trie};
 
@@ -17,6 +17,8 @@ pub(crate) type Change = (StatePath, Option<Word>);
 
 /// Below this many changes a second thread costs more than it brings.
 const CHANGES_PER_THREAD_MIN: usize = 512;
+/// Messages gathered for one call of the hasher.
+const BATCH: usize = 32;
 
 /// A trie's successor.
 #[derive(Debug)]
@@ -228,20 +230,52 @@ impl Draft<'_> {
     }
 
     fn hash(&self) -> (Vec<B256>, Vec<B256>) {
-        let leaf_hashes: Vec<B256> =
-            self.leaves.iter().map(|(path, word)| leaf(path, word)).collect();
+        let lanes = Lanes::best();
+        let mut leaf_hashes = vec![B256::ZERO; self.leaves.len()];
+        let mut messages = [[0; 64]; BATCH];
+        for (words, hashes) in self.leaves.chunks(BATCH).zip(leaf_hashes.chunks_mut(BATCH)) {
+            for (message, (path, word)) in messages.iter_mut().zip(words) {
+                *message = message_of(&path.0, word);
+            }
+            leaves(&messages[..words.len()], lanes, hashes);
+        }
         let mut branch_hashes = vec![B256::ZERO; self.branches.len()];
-        for at in 0..self.branches.len() {
-            let hash_of = |node: &Node| match node {
-                Node::Old(child) => child.hash(),
-                Node::Leaf(at) => leaf_hashes[*at],
-                Node::Branch(at) => branch_hashes[*at],
-            };
-            let draft = &self.branches[at];
-            branch_hashes[at] = node(&hash_of(&draft.left), &hash_of(&draft.right));
+        let mut hashes = [B256::ZERO; BATCH];
+        for depth in self.by_depth().iter().rev() {
+            for places in depth.chunks(BATCH) {
+                for (message, at) in messages.iter_mut().zip(places) {
+                    let hash_of = |node: &Node| match node {
+                        Node::Old(child) => child.hash(),
+                        Node::Leaf(at) => leaf_hashes[*at],
+                        Node::Branch(at) => branch_hashes[*at],
+                    };
+                    let draft = &self.branches[*at];
+                    *message = message_of(&hash_of(&draft.left), &hash_of(&draft.right));
+                }
+                nodes(&messages[..places.len()], lanes, &mut hashes[..places.len()]);
+                for (at, hash) in places.iter().zip(hashes) {
+                    branch_hashes[*at] = hash;
+                }
+            }
         }
         (leaf_hashes, branch_hashes)
     }
+
+    /// The places of the drafted branches of each depth.
+    fn by_depth(&self) -> Vec<Vec<usize>> {
+        let mut places = vec![Vec::new(); StatePath::BITS];
+        for (at, branch) in self.branches.iter().enumerate() {
+            places[branch.depth].push(at);
+        }
+        places
+    }
+}
+
+fn message_of(left: &B256, right: &B256) -> [u8; 64] {
+    let mut message = [0; 64];
+    message[..32].copy_from_slice(left.as_slice());
+    message[32..].copy_from_slice(right.as_slice());
+    message
 }
 
 /// The frozen form of a node; each drafted one has one parent, so it is moved out.
