@@ -252,7 +252,7 @@ impl From<Invalid> for Error {
         let text = invalid.to_string();
         match invalid {
             Invalid::ModelNotFound(_) => Self::at(Code::ModelNotFound, "model", text),
-            Invalid::Field { field, why } => Self::bad_field(format!("request.{field}"), why),
+            Invalid::Field { field, why } => Self::bad_field(field, why),
             Invalid::Input(InputError::Shape { .. }) => Self::at(Code::InputShape, "inputs", text),
             Invalid::Input(InputError::Rows { .. }) => {
                 Self::at(Code::InputTooLarge, "inputs", text)

@@ -2,6 +2,7 @@
 //!
 //! Digests are `0x` and lower-case hex, integers of 64 bits decimal strings; errors are the table's, as JSON.
 
+mod embeddings;
 mod tile;
 
 use std::{fmt::Write as _, sync::Arc};
@@ -38,6 +39,7 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/v1/models", get(models))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/quote", post(quote))
         .route("/v1/claims/{digest}", get(claim))
         .route("/v1/receipts/{digest}", get(receipt))

@@ -29,7 +29,6 @@ pub enum Code {
     NotNative,
     TooMuchWork,
     NoMemory,
-    ModelLoading,
     NoWorker,
     QueueFull,
     RateLimited,
@@ -87,7 +86,7 @@ pub struct Row {
 
 impl Code {
     /// Every code, in the order of the table.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 34] = [
         Self::BadField,
         Self::UnsupportedParameter,
         Self::InputShape,
@@ -99,7 +98,6 @@ impl Code {
         Self::NotNative,
         Self::TooMuchWork,
         Self::NoMemory,
-        Self::ModelLoading,
         Self::NoWorker,
         Self::QueueFull,
         Self::RateLimited,
@@ -217,14 +215,6 @@ impl Code {
                 None,
                 No,
                 "the planned memory fits no device",
-            ),
-            Self::ModelLoading => (
-                "model_loading",
-                Grpc::Unavailable,
-                503,
-                None,
-                Yes,
-                "the model is not on its devices yet",
             ),
             Self::NoWorker => {
                 ("no_worker", Grpc::Unavailable, 503, None, Yes, "no device could run the request")
