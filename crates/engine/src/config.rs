@@ -39,6 +39,10 @@ pub struct EngineConfig {
     pub lease_us: u64,
     /// Microseconds of idleness after which a device answers a known question again. Default 60 s.
     pub probe_us: u64,
+    /// Whether a device has to pass the whole conformance suite before it serves, and after every fault. Default
+    /// yes; without it known questions are asked all the same. Tests over the definitions themselves may leave it
+    /// out, since it takes the definitions a second or two.
+    pub suite: bool,
 }
 
 impl Default for EngineConfig {
@@ -56,6 +60,7 @@ impl Default for EngineConfig {
             challenge_window_s: 7 * 24 * 3600,
             lease_us: 30_000_000,
             probe_us: 60_000_000,
+            suite: true,
         }
     }
 }

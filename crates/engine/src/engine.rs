@@ -10,7 +10,7 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use hyperion_model::{Model, Tensor, plan, weights_bytes};
+use hyperion_model::{Model, Plan, Tensor};
 use hyperion_ops::Backend;
 use hyperion_primitives::{Address, B256, ClaimDigest, ModelId, RequestId, input_hash, tensor_root};
 use hyperion_verify::{Domain, Request, claim::TIER_MAX};
@@ -127,7 +127,7 @@ impl Drop for Threads {
 fn needs(model: &Model, config: &EngineConfig) -> (u32, u64) {
     // The longest input has to fit, and a batch never grows beyond the limit.
     let rows = model.manifest().rows_max.max(config.batch_rows_max);
-    (rows, weights_bytes(model).saturating_add(plan(model.program(), rows).bytes))
+    (rows, model.weights_bytes().saturating_add(Plan::new(model.program(), rows).bytes()))
 }
 
 impl Engine {
@@ -167,7 +167,7 @@ impl Engine {
             held.map(|(held, (rows, _))| held.then_some(*rows)).collect::<Vec<_>>()
         };
         let devices = devices.into_iter().zip(placement.holds.iter().map(rows)).collect();
-        let threads = Threads::start(&shell, devices, batches)?;
+        let threads = Threads::start(&shell, devices, batches, config.suite)?;
         Ok(Self { shell, facts: facts.into(), _threads: Arc::new(threads) })
     }
 
@@ -278,10 +278,13 @@ impl Engine {
     ///
     /// When the job is not taken; `on_done` is then dropped uncalled.
     pub fn submit(&self, job: Job, on_done: OnDone) -> Result<Ticket, Pushback> {
-        if job.ask.request.deadline <= self.shell.clock.unix_s() {
-            return Err(Pushback::Deadline);
-        }
-        let id = self.put(Some(job.ask), job.work, Waiter::Answer(on_done))?;
+        let Job { ask, mut work } = job;
+        // The request's own deadline in this clock: no answer is wanted after it.
+        let clock = &self.shell.clock;
+        let left_us = ask.request.deadline.saturating_sub(clock.unix_s()).saturating_mul(1_000_000);
+        let own_us = clock.now_us().saturating_add(left_us);
+        work.deadline_us = Some(work.deadline_us.map_or(own_us, |deadline_us| deadline_us.min(own_us)));
+        let id = self.put(Some(ask), work, Waiter::Answer(on_done))?;
         Ok(Ticket { shell: Arc::clone(&self.shell), id })
     }
 
@@ -437,6 +440,7 @@ impl Threads {
         shell: &Arc<Shell>,
         devices: Vec<Equipped>,
         batches: Receiver<ToFinisher>,
+        suite: bool,
     ) -> Result<Self, EngineError> {
         let mut threads = Self { shell: Arc::clone(shell), devices: Vec::new(), others: Vec::new() };
         let spawn = |name: String, life: Box<dyn FnOnce() + Send>| {
@@ -451,7 +455,7 @@ impl Threads {
         let count = devices.len();
         let (tested, tests) = sync_channel(count.max(1));
         for (index, (backend, rows)) in devices.into_iter().enumerate() {
-            let worker = Worker::new(Arc::clone(shell), index, backend, rows, Arc::clone(&known));
+            let worker = Worker::new(Arc::clone(shell), index, backend, rows, Arc::clone(&known), suite);
             let tested = tested.clone();
             threads.devices.push(spawn(format!("device-{index}"), Box::new(move || worker.run(tested)))?);
         }
