@@ -16,7 +16,12 @@ use crate::{
 pub(crate) fn manifest(program: &Program) -> Manifest {
     let nodes = program.nodes();
     let is_generator = matches!(nodes.last().map(|node| node.op), Some(Op::Sample));
-    let is_causal = nodes.iter().any(|node| matches!(node.op, Op::Attention(shape) if shape.causal));
+    // One attention that sees every pair makes every pair count.
+    let mut attentions = nodes.iter().filter_map(|node| match node.op {
+        Op::Attention(shape) => Some(shape.causal),
+        _ => None,
+    });
+    let is_causal = attentions.next().is_some_and(|first| first && attentions.all(|causal| causal));
     let mut macs = Formula::default();
     let mut elements = Formula::default();
     for (value, node) in (1..).zip(nodes) {

@@ -1,6 +1,6 @@
 //! Which tensors an operator has, and what their elements may be.
 
-use hyperion_primitives::{Dtype, limits::{SAT, padded_depth}};
+use hyperion_primitives::{Dtype, limits::{SAT, padded_depth}, w8r};
 
 use crate::program::Op;
 
@@ -9,8 +9,10 @@ use crate::program::Op;
 pub(crate) enum Range {
     /// Anything.
     Any,
-    /// w8r: no byte 0, which would be code -128.
-    W8r,
+    /// w8r rows of this many codes: no byte 0, which would be code -128, and code 0 beyond them.
+    W8r(u32),
+    /// i16 codes: not -32768.
+    Wide,
     /// `B`: at least 1.
     Mantissa,
     /// `kw`: 2 to the bound, and within 15 of each other.
@@ -38,8 +40,8 @@ pub(crate) fn slots(op: &Op) -> Vec<Slot> {
         Op::Embed { vocab: rows, width, codes } | Op::Position { context: rows, width, codes } => {
             let dims = [rows.into(), width.into()];
             let (range, exponent_max) = match codes.dtype() {
-                Dtype::W8r => (Range::W8r, 25),
-                _ => (Range::Any, 40),
+                Dtype::W8r => (Range::W8r(width), 25),
+                _ => (Range::Wide, 40),
             };
             vec![
                 Slot { number: 0, dtype: codes.dtype(), dims, range },
@@ -57,7 +59,7 @@ pub(crate) fn slots(op: &Op) -> Vec<Slot> {
         Op::Linear(shape) => {
             let dims = [shape.n.into(), shape.depth().into()];
             let mut slots = vec![
-                Slot { number: 0, dtype: Dtype::W8r, dims, range: Range::W8r },
+                Slot { number: 0, dtype: Dtype::W8r, dims, range: Range::W8r(shape.k) },
                 vector(1, Dtype::U8, shape.n, Range::Mantissa),
                 vector(2, Dtype::I8, shape.n, Range::Exponent(25)),
             ];
@@ -100,7 +102,15 @@ impl Slot {
         };
         match self.range {
             Range::Any => Ok(()),
-            Range::W8r => first(&|byte| byte == 0, "byte 0, which is no code"),
+            Range::W8r(width) => {
+                first(&|byte| byte == 0, "byte 0, which is no code")?;
+                padding(width, data).map_or(Ok(()), |at| Err((at, "a code beyond the row's end that is not 0")))
+            }
+            Range::Wide => {
+                let (codes, _) = data.as_chunks::<2>();
+                let bad = codes.iter().position(|code| i16::from_le_bytes(*code) == i16::MIN);
+                bad.map_or(Ok(()), |index| Err((2 * index, "-32768, which is no code")))
+            }
             Range::Mantissa => first(&|byte| byte == 0, "a row mantissa of 0"),
             Range::Exponent(max) => {
                 let low = data.iter().map(|byte| byte.cast_signed()).min().unwrap_or(2);
@@ -117,4 +127,12 @@ impl Slot {
             }
         }
     }
+}
+
+/// The first byte that is not code 0 among those that fill a row of `width` codes up to its padded width.
+fn padding(width: u32, data: &[u8]) -> Option<usize> {
+    let (depth, width) = (padded_depth(width) as usize, width as usize);
+    let rows = (0..data.len()).step_by(depth);
+    let mut places = rows.flat_map(|row| (width..depth).map(move |code| row + w8r::place(code)));
+    places.find(|at| data[*at] != 0x80)
 }

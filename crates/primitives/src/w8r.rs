@@ -19,6 +19,12 @@ fn reorder(row: &mut [u8]) {
     }
 }
 
+/// Which committed byte of a row holds the row's code `code`.
+pub const fn place(code: usize) -> usize {
+    let (block, code) = (code / GROUP_BYTES * GROUP_BYTES, code % GROUP_BYTES);
+    block + 4 * (7 - code / 4) + code % 4
+}
+
 /// Writes the committed bytes of `codes` to `out`.
 ///
 /// # Panics
@@ -66,6 +72,7 @@ mod tests {
         let (mut bytes, mut back) = ([0; 64], [0; 64]);
         encode(&codes, &mut bytes);
         assert_eq!(bytes[28..32], [98, 99, 100, 101], "the first four codes end the block");
+        assert_eq!([0, 31, 32, 63].map(|code| bytes[place(code)]), [98, 129, 130, 161]);
         assert_eq!(decode(&bytes, &mut back), Ok(()));
         assert_eq!(back, codes);
         bytes[7] = 0;

@@ -6,7 +6,7 @@ use super::{
 use crate::{
     Trust,
     program::{DecodeError, Program},
-    slots::slots,
+    slots::{Range, slots},
 };
 
 /// A file that is no model.
@@ -181,13 +181,23 @@ fn tensors(file: &File<'_>, program: &Program, records: &[Record], data: u64, tr
     let mut by_offset: Vec<&Record> = records.iter().collect();
     by_offset.sort_by_key(|record| (record.offset, record.op, record.slot));
     let mut end = data;
-    let mut last: Option<&Record> = None;
+    let mut last: Option<(&Record, Range)> = None;
     for record in by_offset {
         let (op, slot) = (record.op, record.slot);
+        let of_op = slots(&program.nodes()[op as usize].op);
+        let kind = of_op.iter().find(|kind| kind.number == slot).expect("the table is the program's");
+        let check = |bytes| {
+            let element = |(at, what)| FileError::Element { at: record.offset + at as u64, op, slot, what };
+            kind.check(bytes).map_err(element)
+        };
         let bad = |what| FileError::Element { at: record.offset, op, slot, what };
-        if let Some(last) = last.filter(|last| last.offset == record.offset) {
+        if let Some((last, range)) = last.filter(|(last, _)| last.offset == record.offset) {
             if (last.dtype, last.dims, last.root) != (record.dtype, record.dims, record.root) {
                 return Err(bad("shares its bytes with a tensor that is not equal"));
+            }
+            // Equal bytes may mean different things: a scale has a narrower range than a bias.
+            if kind.range != range {
+                check(file.slice("a tensor", record.offset, record.bytes)?)?;
             }
             continue;
         }
@@ -197,16 +207,14 @@ fn tensors(file: &File<'_>, program: &Program, records: &[Record], data: u64, tr
         let bytes = file.slice("a tensor", record.offset, record.bytes)?;
         file.gap(end, record.offset)?;
         end = record.offset + record.bytes;
-        let of_op = slots(&program.nodes()[op as usize].op);
-        let kind = of_op.iter().find(|kind| kind.number == slot).expect("the table is the program's");
-        kind.check(bytes).map_err(|(at, what)| FileError::Element { at: record.offset + at as u64, op, slot, what })?;
+        check(bytes)?;
         if trust == Trust::Nothing {
             let got = tensor_root(record.dtype, &record.dims, bytes).expect("the length is what the shape says");
             if got != record.root {
                 return Err(FileError::Root { op, slot, got, want: record.root });
             }
         }
-        last = Some(record);
+        last = Some((record, kind.range));
     }
     let file_end = round_up(end, TENSOR_ALIGN);
     file.slice("the last gap", end, file_end - end)?;
