@@ -118,10 +118,17 @@ impl Block {
         entries.push(&record.entry.encode());
         let mut diff: Vec<DiffEntry> = Vec::new();
         let mut left = usize::try_from(record.entry.diff_entries).ok()?;
-        while left > 0 {
+        for part in 1.. {
+            if left == 0 {
+                break;
+            }
             let count = left.min(DIFF_CHUNK_ENTRIES_MAX);
             let chunk = take(&mut rest, CHUNK_HEADER_BYTES + count * DIFF_ENTRY_BYTES)?;
-            diff.extend(DiffChunk::decode(chunk).ok()?.entries);
+            let chunk = DiffChunk::decode(chunk).ok()?;
+            if (chunk.height, chunk.part) != (record.entry.height, part) {
+                return None;
+            }
+            diff.extend(chunk.entries);
             left -= count;
         }
         let blobs = (0..blobs)
@@ -198,4 +205,90 @@ fn write_entries(txn: &mut impl WriteTxn, blocks: &[Arc<Block>]) -> Result<()> {
         txn.append(Table::Leaf, &key::number(first), &joined)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use hyperion_primitives::Mix;
+    use hyperion_verify::{
+        commit::{CommitEntry, diff_hash},
+        state::{StatePath, Word},
+    };
+
+    use super::*;
+
+    fn drawn(seed: u64) -> Block {
+        let mut mix = Mix::new(seed);
+        let mut entries = Entries::default();
+        for _ in 0..mix.below(5) {
+            entries.push(&vec![1; 2 + mix.below(300) as usize]);
+        }
+        // One case has more changes than a chunk holds.
+        let words = if seed == 3 { 700 } else { mix.below(9) };
+        let mut diff: Vec<DiffEntry> = (0..words)
+            .map(|_| DiffEntry {
+                path: StatePath(keccak256(mix.u64().to_be_bytes())),
+                old: (mix.below(2) == 0).then_some(Word::ZERO),
+                new: Some(keccak256(mix.u64().to_be_bytes())),
+            })
+            .collect();
+        diff.sort_unstable_by_key(|entry| entry.path);
+        let blobs = (0..mix.below(3)).map(|n| vec![7; 30 * n as usize]);
+        let blobs = blobs.map(|blob| (keccak256(&blob), blob)).collect();
+        let entry = CommitEntry {
+            claims: entries.len() as u32,
+            height: mix.u64() >> 1,
+            diff_entries: diff.len() as u64,
+            diff_hash: diff_hash(&diff),
+            ..CommitEntry::default()
+        };
+        entries.push(&entry.encode());
+        let size_after = entry.size_after().unwrap();
+        let record = CommitRecord { entry, size_after, log_root_after: B256::ZERO };
+        Block { record, entries, diff, blobs }
+    }
+
+    #[test]
+    fn a_record_of_the_tail_reads_back_whole_or_not_at_all() {
+        for seed in 0..12 {
+            let block = drawn(seed);
+            let bytes = block.to_tail();
+            assert_eq!(bytes.len(), block.tail_bytes(), "seed {seed}");
+            let longer = [&bytes[..], &[0; 100]].concat();
+            let read = Block::from_tail(&longer).unwrap();
+            assert_eq!(read.to_tail(), bytes, "seed {seed}");
+            assert_eq!(read.record, block.record);
+            let entries: Vec<&[u8]> = block.entries.iter().collect();
+            assert_eq!(read.entries.iter().collect::<Vec<_>>(), entries);
+            assert_eq!((read.diff, read.blobs), (block.diff, block.blobs));
+            for length in (0..bytes.len()).step_by(7) {
+                assert!(Block::from_tail(&bytes[..length]).is_none(), "{length} bytes");
+            }
+            let mut changed = bytes.clone();
+            for at in (0..bytes.len()).step_by(5) {
+                changed[at] ^= 0x10;
+                assert!(Block::from_tail(&changed).is_none(), "byte {at}");
+                changed[at] ^= 0x10;
+            }
+        }
+    }
+
+    #[test]
+    fn a_digest_over_nonsense_is_still_no_block() {
+        let mut mix = Mix::new(99);
+        let whole = drawn(4).to_tail();
+        for _ in 0..2_000 {
+            let mut bytes = whole.clone();
+            for _ in 0..=mix.below(3) {
+                let at = BODY + 4 + mix.below((bytes.len() - BODY - 4) as u64) as usize;
+                bytes[at] = mix.u64() as u8;
+            }
+            let digest = sha256(&bytes[BODY..]);
+            bytes[8..BODY].copy_from_slice(digest.as_slice());
+            // What it accepts it also writes: one block, one encoding.
+            if let Some(block) = Block::from_tail(&bytes) {
+                assert!(block.to_tail() == bytes, "a second encoding");
+            }
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::{
     error::hex,
     key,
     log::{Edge, read_note, read_record, walk},
-    recover::{read_genesis, recover, scan_diffs, stored_height},
+    recover::{check_meta, read_genesis, recover, scan_diffs, stored_height},
     state::{Change, Trie},
 };
 
@@ -74,7 +74,8 @@ impl Store<Lmdb> {
     ///
     /// # Errors
     ///
-    /// When there is no store or it cannot be read at all; what is wrong inside it is in the report.
+    /// When there is no store, it is of another format, chain or log, or it cannot be read at all; what is wrong
+    /// inside it is in the report.
     pub fn fsck(config: &StoreConfig) -> Result<FsckReport> {
         fsck(Self::medium(config)?, config)
     }
@@ -89,6 +90,7 @@ pub fn fsck<P: PageStore>(medium: Medium<P>, config: &StoreConfig) -> Result<Fsc
     let mut report = FsckReport::default();
     let read = medium.pages.read()?;
     let Some(height) = stored_height(&read)? else { return Err(StoreError::NoStore) };
+    check_meta(&read, config)?;
     let records = check_records(&read, height, config, &mut report)?;
     check_log(&read, &records, &mut report)?;
     check_state(&read, &records, &mut report)?;

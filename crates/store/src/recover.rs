@@ -185,7 +185,8 @@ pub(crate) fn stored_height(read: &impl ReadTxn) -> Result<Option<u64>> {
     Ok(Some(height))
 }
 
-fn check_meta(read: &impl ReadTxn, config: &StoreConfig) -> Result<()> {
+/// Refuses tables of another format, chain or log.
+pub(crate) fn check_meta(read: &impl ReadTxn, config: &StoreConfig) -> Result<()> {
     let value = |name: &str| -> Result<Vec<u8>> {
         let found = read.get(Table::Meta, name.as_bytes())?;
         found

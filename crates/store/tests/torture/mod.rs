@@ -5,7 +5,11 @@
 //! drawn [`CrashPoint`]; then it reopens the store and compares every new block with a model of its own: claims byte
 //! by byte, the state's root from all words, the log's root from all leaf hashes. Each round draws its own mixture of
 //! features. A run prints its seed, and the same seed draws the same rounds (when exactly a kill lands, it cannot say).
-#![allow(unreachable_pub, dead_code, reason = "included by a test and by a bench, each with its own entry")]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "included by a test and by a bench, each with its own entry"
+)]
 
 use std::{
     collections::BTreeMap,
@@ -20,9 +24,7 @@ use std::{
 };
 
 use hyperion_primitives::{B256, Mix, keccak256};
-use hyperion_store::{
-    BlockInput, CrashPoint, LogHash, Seal, StatePath, Store, StoreConfig, Word,
-};
+use hyperion_store::{BlockInput, CrashPoint, LogHash, Seal, StatePath, Store, StoreConfig, Word};
 use hyperion_verify::{
     log::{leaf_hash, node_hash},
     state,
@@ -118,10 +120,8 @@ fn seal(height: u64) -> Seal {
 /// The child: appends until it is killed.
 pub fn child(dir: &Path, orders: &str) {
     let (store, round) = orders.split_once(' ').expect("two seeds");
-    let orders = Orders {
-        store: store.parse().expect("a seed"),
-        round: round.parse().expect("a seed"),
-    };
+    let orders =
+        Orders { store: store.parse().expect("a seed"), round: round.parse().expect("a seed") };
     let config = config(dir, orders.round);
     let store = if dir.exists() {
         Store::open(&config).expect("a sound store")
@@ -228,7 +228,8 @@ pub fn run(
         }
         let orders = Orders { store: model.seed, round: mix.u64() };
         let text = format!("{} {}", orders.store, orders.round);
-        let acknowledged = live_and_die(command(&place, &text), mix.below(LIFE_US_MAX), &mut outcome);
+        let acknowledged =
+            live_and_die(command(&place, &text), mix.below(LIFE_US_MAX), &mut outcome);
         // A store that was killed while it was being created is none yet.
         if check(&place, &acknowledged, &mut model, &mut outcome).is_none() {
             assert!(acknowledged.is_empty(), "round {round}: no store, but acknowledged blocks");
