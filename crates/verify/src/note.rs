@@ -212,6 +212,7 @@ impl SignedNote {
         Ok(&line.ok_or_else(|| NoteError::Unsigned { name: key.name().to_owned() })?.payload)
     }
 
+    /// Reads a note that ends where the text does.
     pub(crate) fn read(lines: &mut Lines<'_>) -> Result<Self, NoteError> {
         let checkpoint = Checkpoint::read(lines)?;
         lines.next("blank line", |line| line.is_empty().then_some(()))?;
@@ -237,9 +238,7 @@ impl FromStr for SignedNote {
         if text.len() > NOTE_BYTES_MAX {
             return Err(NoteError::Length { got: text.len() });
         }
-        let mut lines = Lines::new(text);
-        let note = Self::read(&mut lines)?;
-        lines.end().map(|()| note)
+        Self::read(&mut Lines::new(text))
     }
 }
 
@@ -265,7 +264,7 @@ impl<'a> Lines<'a> {
         Self { rest: text, line: 1 }
     }
 
-    pub(crate) const fn is_empty(&self) -> bool {
+    const fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
@@ -292,7 +291,7 @@ impl<'a> Lines<'a> {
         core::iter::from_fn(|| self.next("", &read).ok()).take(max).collect()
     }
 
-    pub(crate) const fn end(&self) -> Result<(), NoteError> {
+    const fn end(&self) -> Result<(), NoteError> {
         if self.is_empty() {
             return Ok(());
         }

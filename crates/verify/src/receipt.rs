@@ -290,7 +290,6 @@ impl Receipt {
         lines.next("hash of an inclusion path or blank line", |line| {
             line.is_empty().then_some(())
         })?;
-        let note = SignedNote::read(lines)?;
-        lines.end().map(|()| Self { entry, index, path, note })
+        Ok(Self { entry, index, path, note: SignedNote::read(lines)? })
     }
 }

@@ -170,6 +170,7 @@ fn an_input_is_taken_or_refused_by_its_first_fault() {
     let shape = |got_bytes, row_bytes| Err(InputError::Shape { got_bytes, row_bytes });
     assert_eq!(encoder.check_input(&[]), shape(0, 4));
     assert_eq!(encoder.check_input(&[0; 5]), shape(5, 4));
+    assert_eq!(encoder.check_input(&[0; 2_048]), Ok(512));
     assert_eq!(encoder.check_input(&[0xff; 2_052]), Err(InputError::Rows { got: 513, max: 512 }));
     assert_eq!(
         encoder.input_rows(u64::MAX - 3),

@@ -117,6 +117,8 @@ fn a_malformed_note_names_the_line() {
         ),
         ("a hyphen for the dash", note.replacen('—', "-", 1), line(5, "signature line")),
         ("two spaces", note.replacen("— ", "—  ", 1), line(5, "signature line")),
+        ("a plus in a name", note.replacen("— e", "— +", 1), line(5, "signature line")),
+        ("a wide space in a name", note.replacen("— e", "— \u{a0}", 1), line(5, "signature line")),
         ("no last newline", note.trim_end().to_owned(), line(6, "signature line")),
         ("a line after all", format!("{note}\n"), line(7, "signature line")),
         ("Windows ends", note.replace('\n', "\r\n"), line(1, "origin")),

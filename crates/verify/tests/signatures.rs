@@ -4,7 +4,7 @@ mod common;
 
 use common::{bytes, claim_vectors, vector_domain};
 use hyperion_primitives::{Address, U256};
-use hyperion_verify::{ClaimError, SignatureError, SignedClaim};
+use hyperion_verify::{ClaimError, SignatureError, SignedClaim, claim::TIER_MAX};
 
 /// Ethereum took both `s` and its negative until EIP-2, and libraries still differ in which `v` they take: each such
 /// pair is one claim under two names in the log.
@@ -72,4 +72,17 @@ fn nobody_signs_for_the_zero_address() {
     assert_eq!(SignedClaim::from_entry(&signed.entry()).as_ref(), Ok(&signed));
     signed.signature[64] = 27;
     assert_eq!(signed.check(&domain), Err(ClaimError::NoWorker { tier: 0 }));
+}
+
+#[test]
+fn a_tier_that_does_not_exist_is_refused() {
+    let vectors = claim_vectors();
+    let domain = vector_domain(&vectors);
+    let mut signed = SignedClaim::from_entry(&bytes(&vectors["claim_a"]["entry"])).unwrap();
+    signed.claim.tier = TIER_MAX;
+    assert_eq!(SignedClaim::from_entry(&signed.entry()).as_ref(), Ok(&signed));
+    signed.claim.tier = TIER_MAX + 1;
+    let refused = ClaimError::Tier { got: TIER_MAX + 1 };
+    assert_eq!(SignedClaim::from_entry(&signed.entry()), Err(refused));
+    assert_eq!(signed.check(&domain), Err(refused));
 }

@@ -117,7 +117,7 @@ impl From<&Request> for abi::InferenceRequest {
 }
 
 /// How a generator draws its tokens; the preimage of `samplingHash`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sampling {
     /// Temperature in Q16; 0: the largest logit.
     pub temperature_q16: u32,
