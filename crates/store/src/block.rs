@@ -185,7 +185,7 @@ fn write_entries(txn: &mut impl WriteTxn, blocks: &[Arc<Block>]) -> Result<()> {
             let to = block.entries.len().min(from + room);
             let slice = block.entries.slice(from, to);
             let next = block.first_index() + to as u64;
-            let ends = next % TILE_HASHES == 0;
+            let ends = next.is_multiple_of(TILE_HASHES);
             match (joined.is_empty(), ends) {
                 (true, true) => txn.append(Table::Leaf, &key::number(index), slice)?,
                 (false, true) => {

@@ -61,7 +61,7 @@ pub struct Prepared {
     height: u64,
     first_index: u64,
     trie: Trie,
-    fresh_bytes: usize,
+    retired_bytes: usize,
     entries: Entries,
     leaves: Vec<LogHash>,
     diff: Vec<DiffEntry>,
@@ -215,7 +215,7 @@ impl<P: PageStore> Inner<P> {
             height: base.height + 1,
             first_index: base.log_size,
             trie: updated.trie,
-            fresh_bytes: updated.fresh_bytes,
+            retired_bytes: updated.retired_bytes,
             entries,
             leaves,
             diff_hash: diff_hash(&diff),
@@ -258,6 +258,7 @@ impl<P: PageStore> Inner<P> {
             next.edge.drop_finished_runs();
         }
         next.pending = Arc::new(pending);
+        view.state.trie.succeed(&next.state.trie);
         self.config.crash.pass(CrashPoint::Applied)?;
         let head = *next.head();
         self.publish(next);
@@ -288,7 +289,7 @@ impl<P: PageStore> Inner<P> {
         let state = StateView {
             head: head_of(&record),
             trie: prepared.trie,
-            fresh_bytes: prepared.fresh_bytes,
+            retired_bytes: prepared.retired_bytes,
         };
         let next = View {
             id: prepared.id,
@@ -334,7 +335,7 @@ fn encoded(claims: &[Vec<u8>]) -> Entries {
 
 fn sorted(diff: &[(StatePath, Option<Word>)]) -> Result<Vec<Change>> {
     let mut changes = diff.to_vec();
-    changes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    changes.sort_unstable_by_key(|(path, _)| *path);
     match changes.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         Some(pair) => Err(StoreError::DuplicatePath { path: hex(pair[0].0.0.as_slice()) }),
         None => Ok(changes),

@@ -267,7 +267,7 @@ fn check_state(
         }
         Err(error) => return Err(error),
     };
-    let mut trie = Trie::default().update(&leaves, 1).trie;
+    let mut trie = Trie::from_leaves(&leaves, 1);
     if trie.root() != genesis.entry.state_root {
         let what = format!("root {}, committed was {}", trie.root(), genesis.entry.state_root);
         report.fault(Table::Genesis, &[], what);
@@ -305,6 +305,7 @@ fn check_state(
             return Ok(());
         }
         let updated = trie.update(&changes, 1);
+        trie.succeed(&updated.trie);
         if updated.replaced != olds {
             report.fault(Table::Block, &key, "the diff replaces words that were not there");
         }

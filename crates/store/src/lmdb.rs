@@ -9,9 +9,9 @@
 //! * a write transaction's `get` borrows it shared, `put` exclusively;
 //! * [`DirLock`](crate::lock::DirLock) keeps a directory open once.
 //!
-//! Flags are `NO_TLS` and nothing else: no WRITE_MAP, MAP_ASYNC, NO_SYNC, NO_META_SYNC, NO_LOCK or NO_MEM_INIT,
-//! and no DUPSORT or INTEGER_KEY tables. A commit is therefore: write the pages, `fdatasync`, write the meta page
-//! through a descriptor that syncs it.
+//! Flags are `NO_TLS` and nothing else: no `WRITE_MAP`, `MAP_ASYNC`, `NO_SYNC`, `NO_META_SYNC`, `NO_LOCK` or
+//! `NO_MEM_INIT`, and no `DUP_SORT` or `INTEGER_KEY` tables. A commit is therefore: write the pages, `fdatasync`, write
+//! the meta page through a descriptor that syncs it.
 #![expect(
     unsafe_code,
     reason = "owning read transactions and four calls that lmdb-rkv does not offer"
@@ -22,7 +22,6 @@ use std::{
     ops::ControlFlow,
     os::unix::ffi::OsStrExt as _,
     path::Path,
-    ptr,
     sync::Arc,
 };
 
@@ -276,7 +275,7 @@ fn accepted(doing: &'static str, code: i32) -> Result<()> {
     }
     // SAFETY: `mdb_strerror` takes any code and returns a pointer to a C string.
     let text = unsafe { lmdb_sys::mdb_strerror(code) };
-    let cause = if text == ptr::null_mut() {
+    let cause = if text.is_null() {
         format!("code {code}")
     } else {
         // SAFETY: the text is not null, ends in a zero byte and is not written to while this thread reads it

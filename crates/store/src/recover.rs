@@ -78,7 +78,7 @@ pub(crate) fn write_genesis<P: PageStore>(
         }
         txn.commit()?;
     }
-    let trie = Trie::default().update(&changes, config.threads).trie;
+    let trie = Trie::from_leaves(&changes, config.threads);
     let diff: Vec<DiffEntry> =
         changes.iter().map(|&(path, new)| DiffEntry { path, old: None, new }).collect();
     let entry = CommitEntry {
@@ -138,7 +138,7 @@ pub(crate) fn recover<P: PageStore>(
         pending.push(Arc::new(block));
     }
     let (head, trie, edge) = newest;
-    let state = Arc::new(StateView { head, trie, fresh_bytes: 0 });
+    let state = Arc::new(StateView { head, trie, retired_bytes: 0 });
     Ok((View { id: 0, state, edge, pending: Arc::new(pending) }, tail))
 }
 
@@ -165,6 +165,7 @@ fn follow(
     }
     let changes: Vec<Change> = block.diff.iter().map(|entry| (entry.path, entry.new)).collect();
     let updated = trie.update(&changes, config.threads);
+    trie.succeed(&updated.trie);
     let stray = block.diff.iter().zip(&updated.replaced).find(|(entry, old)| entry.old != **old);
     if let Some((entry, _)) = stray {
         return Err(broken(format!("path {} held another word", hex(entry.path.0.as_slice()))));
@@ -289,7 +290,7 @@ fn tile_root(read: &impl ReadTxn, level: u8, held: &Level, tile: u64) -> Result<
 /// The state at a stored height: the leaves of height 0, then every diff.
 fn read_state(read: &impl ReadTxn, height: u64, threads: usize) -> Result<Trie> {
     let leaves = read_genesis(read)?;
-    let trie = Trie::default().update(&leaves, threads).trie;
+    let trie = Trie::from_leaves(&leaves, threads);
     let genesis = read_record(read, 0)?;
     require_root("state", 0, trie.root(), genesis.entry.state_root)?;
     // Hashing once at the end is enough: the words are what the diffs chain, and the last root covers them all.
@@ -306,7 +307,9 @@ fn read_state(read: &impl ReadTxn, height: u64, threads: usize) -> Result<Trie> 
         Ok(())
     })?;
     let changes: Vec<Change> = words.into_iter().collect();
-    Ok(trie.update(&changes, threads).trie)
+    let newest = trie.update(&changes, threads).trie;
+    trie.succeed(&newest);
+    Ok(newest)
 }
 
 /// The leaves of height 0, in path order.

@@ -6,85 +6,76 @@
 //!        [ a ]    [ b ] <--+      [ b' ]
 //! ```
 //!
-//! [`Trie`] answers lookups and proofs; `update` makes the successor. Hash rules are `verify::state`'s. This keeps
-//! all words in memory and rebuilds them at open; pages on disk come with a later stage behind the same names.
+//! [`Trie`] answers lookups and proofs; `update` makes a candidate for its successor and `succeed` commits one. Hash
+//! rules are `verify::state`'s; [`arena`] is where nodes lie, [`version`] says for how long. This keeps all words in
+//! memory and rebuilds them at open; pages on disk come with a later stage behind the same names.
 
+mod arena;
 mod update;
+mod version;
 
 use std::sync::Arc;
 
 use hyperion_primitives::B256;
 use hyperion_verify::state::{End, StatePath, StateProof, Word};
 
+use self::{arena::Kind, version::Version};
+
 pub(crate) use update::Change;
 
-/// Words at paths, with every hash known.
-#[derive(Clone, Debug, Default)]
+/// Words at paths, with every hash known. Clones are the same version.
+#[derive(Clone, Debug)]
 pub(crate) struct Trie {
-    root: Child,
-    leaves: u64,
+    version: Arc<Version>,
 }
 
-/// What hangs below a node.
-#[derive(Clone, Debug, Default)]
-enum Child {
-    #[default]
-    Empty,
-    Leaf(Arc<Leaf>),
-    Branch(Arc<Branch>),
-}
-
-#[derive(Debug)]
-struct Leaf {
-    hash: B256,
-    path: StatePath,
-    word: Word,
-}
-
-#[derive(Debug)]
-struct Branch {
-    hash: B256,
-    left: Child,
-    right: Child,
-}
-
-impl Branch {
-    const fn side(&self, right: bool) -> &Child {
-        if right { &self.right } else { &self.left }
-    }
-}
-
-impl Child {
-    /// T of what hangs here.
-    fn hash(&self) -> B256 {
-        match self {
-            Self::Empty => B256::ZERO,
-            Self::Leaf(leaf) => leaf.hash,
-            Self::Branch(branch) => branch.hash,
-        }
+impl Default for Trie {
+    fn default() -> Self {
+        Self { version: Arc::new(Version::empty()) }
     }
 }
 
 impl Trie {
+    /// A committed trie of these words, which ascend strictly by path.
+    pub(crate) fn from_leaves(leaves: &[Change], threads: usize) -> Self {
+        let empty = Self::default();
+        let trie = empty.update(leaves, threads).trie;
+        empty.succeed(&trie);
+        trie
+    }
+
     /// The state root; zero when nothing is held.
     pub(crate) fn root(&self) -> B256 {
-        self.root.hash()
+        self.version.root.hash
     }
 
     /// Words held.
-    pub(crate) const fn leaves(&self) -> u64 {
-        self.leaves
+    pub(crate) fn leaves(&self) -> u64 {
+        self.version.leaves
+    }
+
+    /// Commits `next`, which `update` made from this trie: what it replaced is freed when nobody can read it.
+    ///
+    /// # Panics
+    ///
+    /// When it was made from another trie, or this one has a successor.
+    pub(crate) fn succeed(&self, next: &Self) {
+        Version::succeed(&self.version, &next.version);
     }
 
     /// The word at a path.
     pub(crate) fn get(&self, path: &StatePath) -> Option<Word> {
-        let mut at = &self.root;
+        let arena = &self.version.arena;
+        let mut at = self.version.root.node;
         let mut depth = 0;
         loop {
-            match at {
-                Child::Empty => return None,
-                Child::Leaf(leaf) => return (leaf.path == *path).then_some(leaf.word),
-                Child::Branch(branch) => at = branch.side(path.bit(depth)),
+            match at.kind() {
+                Kind::Empty => return None,
+                Kind::Leaf => {
+                    let (own, word) = arena.leaf(at);
+                    return (own == *path).then_some(word);
+                }
+                Kind::Branch => at = arena.children(at)[usize::from(path.bit(depth))],
             }
             depth += 1;
         }
@@ -92,17 +83,21 @@ impl Trie {
 
     /// Proves what is at a path, or that nothing is.
     pub(crate) fn prove(&self, path: &StatePath) -> StateProof {
-        let mut at = &self.root;
+        let arena = &self.version.arena;
+        let mut at = self.version.root.node;
         let mut siblings = Vec::new();
         let end = loop {
-            match at {
-                Child::Empty => break End::Empty,
-                Child::Leaf(leaf) if leaf.path == *path => break End::Own,
-                Child::Leaf(leaf) => break End::Other { path: leaf.path, word: leaf.word },
-                Child::Branch(branch) => {
-                    let right = path.bit(siblings.len());
-                    siblings.push(branch.side(!right).hash());
-                    at = branch.side(right);
+            match at.kind() {
+                Kind::Empty => break End::Empty,
+                Kind::Leaf => {
+                    let (own, word) = arena.leaf(at);
+                    break if own == *path { End::Own } else { End::Other { path: own, word } };
+                }
+                Kind::Branch => {
+                    let right = usize::from(path.bit(siblings.len()));
+                    let sides = arena.branch(at);
+                    siblings.push(sides[1 - right].hash);
+                    at = sides[right].node;
                 }
             }
         };

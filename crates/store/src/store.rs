@@ -303,7 +303,7 @@ impl<P: PageStore> Store<P> {
             leaves: published.view.state.trie.leaves(),
             snapshot_heights: published.heights() as u64,
             snapshot_oldest: published.oldest(),
-            snapshot_bytes: published.fresh_bytes() as u64,
+            snapshot_bytes: published.retired_bytes() as u64,
         })
     }
 }

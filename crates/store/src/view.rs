@@ -37,8 +37,8 @@ pub struct Head {
 pub(crate) struct StateView {
     pub(crate) head: Head,
     pub(crate) trie: Trie,
-    /// Memory that the height before does not share.
-    pub(crate) fresh_bytes: usize,
+    /// Memory that the height before keeps for itself.
+    pub(crate) retired_bytes: usize,
 }
 
 /// The newest height.
@@ -82,13 +82,13 @@ impl View {
 pub(crate) struct Published {
     pub(crate) view: Arc<View>,
     recent: VecDeque<Arc<StateView>>,
-    fresh_bytes: usize,
+    retired_bytes: usize,
 }
 
 impl Published {
     pub(crate) fn new(view: View) -> Self {
         let recent = VecDeque::from([Arc::clone(&view.state)]);
-        Self { view: Arc::new(view), recent, fresh_bytes: 0 }
+        Self { view: Arc::new(view), recent, retired_bytes: 0 }
     }
 
     /// Puts `view` in place and gives out the states that left the window, for the caller to drop unlocked.
@@ -98,17 +98,17 @@ impl Published {
         heights_max: usize,
         bytes_max: usize,
     ) -> Vec<Arc<StateView>> {
-        self.fresh_bytes += view.state.fresh_bytes;
+        self.retired_bytes += view.state.retired_bytes;
         self.recent.push_back(Arc::clone(&view.state));
         self.view = Arc::new(view);
         let mut gone = Vec::new();
         while self.recent.len() > heights_max.max(1)
-            || (self.fresh_bytes > bytes_max && self.recent.len() > HEIGHTS_MIN)
+            || (self.retired_bytes > bytes_max && self.recent.len() > HEIGHTS_MIN)
         {
             let Some(oldest) = self.recent.pop_front() else { break };
-            // What the second oldest shares with nobody is its own nodes; the oldest's are freed with it.
+            // What the oldest kept for itself is free now; the next one knows how much that was.
             if let Some(next) = self.recent.front() {
-                self.fresh_bytes -= next.fresh_bytes.min(self.fresh_bytes);
+                self.retired_bytes -= next.retired_bytes.min(self.retired_bytes);
             }
             gone.push(oldest);
         }
@@ -138,7 +138,7 @@ impl Published {
         self.recent.len()
     }
 
-    pub(crate) const fn fresh_bytes(&self) -> usize {
-        self.fresh_bytes
+    pub(crate) const fn retired_bytes(&self) -> usize {
+        self.retired_bytes
     }
 }

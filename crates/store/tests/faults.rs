@@ -1,4 +1,5 @@
 //! Disks that fill or fail: what is refused, what still works, and what a reopen finds.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

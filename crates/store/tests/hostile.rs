@@ -1,4 +1,5 @@
 //! Bytes changed behind the store's back: fsck names the place, opening refuses or is right, nothing panics.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

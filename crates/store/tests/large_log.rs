@@ -1,4 +1,5 @@
 //! A log that fills runs at two levels, written by large blocks and read back after a reopen.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The log's bytes against the vectors of a second implementation, through the store's own files.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Any course of prepare, commit, abandon, flush, snapshot and reopen reads like the plain model.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

@@ -1,5 +1,6 @@
 //! A store that stops anywhere inside a commit reopens with every acknowledged block, and with the interrupted one
 //! either whole or not at all.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

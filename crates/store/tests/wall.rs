@@ -1,4 +1,5 @@
 //! LMDB behind its wall and the map in memory keep the same contract.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod common;
 

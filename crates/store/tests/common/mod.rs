@@ -1,5 +1,10 @@
 //! What the store's tests share: small stores, drawn blocks, and the plain model they are compared with.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test uses its part, and fails there"
+)]
 
 use std::collections::BTreeMap;
 

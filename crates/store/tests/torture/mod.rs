@@ -258,7 +258,7 @@ fn live_and_die(mut command: Command, life_us: u64, outcome: &mut Outcome) -> Ve
         read
     });
     // Half of the lives are counted from the first block on, so that not all of them end while opening.
-    if life_us % 2 == 0 {
+    if life_us.is_multiple_of(2) {
         let _ = began.recv();
     }
     let killed_itself = ended.recv_timeout(Duration::from_micros(life_us)).is_ok();
