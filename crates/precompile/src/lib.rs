@@ -1,10 +1,15 @@
-//! What the precompiles mean and cost: calldata to a [`Plan`], as a pure function of calldata and the parent block.
+//! What the precompiles mean and cost.
 //!
-//! Start with [`plan`]. A plan says what a call returns, why it is refused, or which model must run; it never runs one.
-//! Everything is priced before it is done, "no" is a typed revert, and there is no way to say that a block is lost.
+//! A precompile is a function of calldata and of the parent block's state ([`View`]). [`plan()`] decodes, prices and checks
+//! a call and says what becomes of it ([`Plan`]): bytes, a typed refusal, too little gas, or a model to run. Nothing here
+//! runs a model, and there is no plan that loses a block. Order of checks and schedule stand in `docs/precompiles.md`;
+//! the Solidity side is `contracts/src/IInference.sol`.
+//!
+//! Start with `plan.rs`, then one file per precompile: `inference.rs`, `claims.rs`, `verify.rs`.
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod calldata;
 mod claims;
 mod gas;
 mod inference;
@@ -12,8 +17,11 @@ mod plan;
 mod refusal;
 mod verify;
 mod view;
-mod words;
 
+pub use address::Precompile;
 pub use gas::GasSchedule;
-pub use plan::{CALLDATA_BYTES_MAX, InferCall, Plan, plan};
-pub use view::{LogHead, View};
+pub use hyperion_verify::{Claim, Domain, Manifest, Sampling, abi, state::ClaimWord};
+pub use inference::{Form, InferCall, Run, WrongOutput};
+pub use plan::{CALLDATA_BYTES_MAX, Call, Plan, Rules, plan};
+pub use refusal::Refusal;
+pub use view::{Checkpoint, Logged, View};

@@ -1,157 +1,171 @@
-//! Calldata to a decision, and what it costs. Nothing here runs a model.
+//! One call, from calldata to what becomes of it.
+//!
+//! The order is consensus, the first failure decides: length → selector → *first price* → static header → value →
+//! what the function asks of models and claims → *second price* → the rest of the calldata → work. Whatever a price does
+//! not cover is not begun.
 
-use hyperion_primitives::{Address, B256, ModelId, U256, output_hash};
-use hyperion_verify::abi::InferenceErrors as E;
+use alloy_sol_types::SolInterface as _;
+use hyperion_primitives::U256;
+use hyperion_verify::{
+    Domain,
+    abi::InferenceErrors::{InputTooLarge, UnknownFunction, ValueNotAccepted},
+};
 
-use crate::{GasSchedule, View, address, claims, inference, refusal::Refusal, verify};
+use crate::{
+    GasSchedule, InferCall, Precompile, Refusal, View, calldata::Arguments, claims, inference,
+    verify,
+};
 
-/// Calldata longer than this is refused before anything looks at it.
+/// Longest calldata that is read, in bytes.
 pub const CALLDATA_BYTES_MAX: usize = 1 << 20;
 
-/// What becomes of a call. There is no arm for "the block is lost", so nothing can lead there.
+/// What a chain fixes about its precompiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The domain that claims are signed in.
+    pub domain: Domain,
+    /// What calls cost.
+    pub schedule: GasSchedule,
+}
+
+/// A call of a precompile.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Which one.
+    pub precompile: Precompile,
+    /// The calldata.
+    pub input: &'a [u8],
+    /// Gas that came with it.
+    pub gas_limit: u64,
+    /// What was transferred with it, in wei; zero for a `DELEGATECALL`, which transfers nothing.
+    pub value: U256,
+}
+
+/// What becomes of a call. There is no way to lose the block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// The answer is here.
+    /// It returns.
     Done {
         /// Gas used.
         gas: u64,
-        /// Return data.
+        /// ABI-encoded return values.
         output: Vec<u8>,
     },
-    /// The call reverts with a typed error.
+    /// It reverts with a custom error.
     Refuse {
-        /// Gas used: what had been charged when the check failed.
+        /// Gas used.
         gas: u64,
-        /// ABI encoding of the error.
+        /// The ABI-encoded error.
         revert_data: Vec<u8>,
     },
-    /// The call gives too little gas; nothing ran.
+    /// Its gas does not cover a price; nothing that the price pays for was begun.
     OutOfGas,
-    /// A model must run; only the bytes of the answer are missing, gas and success are decided.
+    /// It returns what a model says; all but the model's bytes is decided.
     Infer {
         /// Gas used.
         gas: u64,
-        /// What must run.
+        /// What to run.
         call: InferCall,
     },
 }
 
-/// A run that a contract asked for; two equal calls have one answer.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct InferCall {
-    /// The model.
-    pub model: ModelId,
-    /// Elements of the input tensor, checked against the model.
-    pub input: Vec<u8>,
-    /// Whether only the hash of the output is wanted.
-    pub hash_only: bool,
-}
-
-impl InferCall {
-    /// Return data of the call, once the model has said `output`, whose one tensor has this root.
-    pub fn answer(&self, output: &[u8], root: hyperion_primitives::TensorRoot) -> Vec<u8> {
-        let hash = output_hash(&[root]);
-        if self.hash_only {
-            return hash.to_vec();
-        }
-        // (bytes output, bytes32 outputHash): offset, hash, length, bytes, zeros to a whole word.
-        let mut data = Vec::with_capacity(96 + output.len().next_multiple_of(32));
-        data.extend_from_slice(word(64).as_slice());
-        data.extend_from_slice(hash.as_slice());
-        data.extend_from_slice(word(output.len() as u64).as_slice());
-        data.extend_from_slice(output);
-        data.resize(96 + output.len().next_multiple_of(32), 0);
-        data
+/// Decides a call.
+///
+/// Equal arguments give equal plans: nothing else is read. `view` is asked for one model, one claim or one root at most.
+pub fn plan(view: &dyn View, rules: &Rules, call: &Call<'_>) -> Plan {
+    let (selector, arguments) = call.input.split_first_chunk::<4>().unzip();
+    let mut case = Case {
+        view,
+        rules,
+        arguments: Arguments::new(arguments.unwrap_or_default()),
+        calldata_bytes: call.input.len() as u64,
+        value: call.value,
+        gas_limit: call.gas_limit,
+        gas: 0,
+    };
+    let decided = decide(&mut case, call, selector);
+    let gas = case.gas;
+    match decided {
+        Ok(Decided::Output(output)) => Plan::Done { gas, output },
+        Ok(Decided::Run(call)) => Plan::Infer { gas, call },
+        Err(Stop::Refuse(refusal)) => Plan::Refuse { gas, revert_data: refusal.abi_encode() },
+        Err(Stop::OutOfGas) => Plan::OutOfGas,
     }
 }
 
-fn word(value: u64) -> B256 {
-    B256::from(U256::from(value))
+fn decide(
+    case: &mut Case<'_>,
+    call: &Call<'_>,
+    selector: Option<&[u8; 4]>,
+) -> Result<Decided, Stop> {
+    let unknown = case.rules.schedule.unknown;
+    let (got, max) = (case.calldata_bytes, CALLDATA_BYTES_MAX as u64);
+    if got > max {
+        case.charge(unknown)?;
+        return Err(Refusal::InputTooLarge(InputTooLarge { got, max }).into());
+    }
+    let decided = selector.and_then(|selector| match call.precompile {
+        Precompile::Inference => inference::dispatch(*selector, case),
+        Precompile::Claims => claims::dispatch(*selector, case),
+        Precompile::Verify => verify::dispatch(*selector, case),
+        Precompile::Arbitrate => None,
+    });
+    decided.unwrap_or_else(|| {
+        case.charge(unknown)?;
+        let mut selector = [0; 4];
+        selector.iter_mut().zip(call.input).for_each(|(to, from)| *to = *from);
+        Err(Refusal::UnknownFunction(UnknownFunction { selector: selector.into() }).into())
+    })
 }
 
-/// A call of one precompile.
-pub(crate) struct Call<'a> {
+/// A call that is being decided.
+pub(crate) struct Case<'a> {
     pub(crate) view: &'a dyn View,
-    pub(crate) schedule: &'a GasSchedule,
-    /// Calldata after the selector.
-    pub(crate) arguments: &'a [u8],
-    pub(crate) gas_limit: u64,
-    pub(crate) value: U256,
-    spent: u64,
+    pub(crate) rules: &'a Rules,
+    pub(crate) arguments: Arguments<'a>,
+    pub(crate) calldata_bytes: u64,
+    value: U256,
+    gas_limit: u64,
+    /// Charged so far.
+    gas: u64,
 }
 
-impl Call<'_> {
-    /// Charges before the work that it pays for.
-    pub(crate) fn charge(&mut self, gas: u64) -> Result<(), Stop> {
-        let spent = self.spent.saturating_add(gas);
-        if spent > self.gas_limit {
+impl Case<'_> {
+    /// Charges a price, before the work it is for.
+    pub(crate) fn charge(&mut self, price: u64) -> Result<(), Stop> {
+        let gas = self.gas.saturating_add(price);
+        if gas > self.gas_limit {
             return Err(Stop::OutOfGas);
         }
-        self.spent = spent;
+        self.gas = gas;
         Ok(())
     }
 
-    /// Refuses a transfer: nobody could ever get it back.
-    pub(crate) fn no_value(&self) -> Result<(), Stop> {
-        if self.value.is_zero() { Ok(()) } else { Err(E::ValueNotAccepted { got: self.value }.into()) }
+    /// Refuses a transfer of value: nothing here could ever give it back.
+    pub(crate) fn no_value(&self) -> Result<(), Refusal> {
+        if self.value.is_zero() {
+            return Ok(());
+        }
+        Err(Refusal::ValueNotAccepted(ValueNotAccepted { got: self.value }))
     }
 }
 
-/// Why a call ends without an answer.
-pub(crate) enum Stop {
-    OutOfGas,
-    Refuse(Refusal),
-}
-
-impl<R: Into<Refusal>> From<R> for Stop {
-    fn from(refusal: R) -> Self {
-        Self::Refuse(refusal.into())
-    }
-}
-
-/// What a function of a precompile comes to.
-pub(crate) enum Answer {
+/// A call that ends well.
+pub(crate) enum Decided {
+    /// With these return values.
     Output(Vec<u8>),
-    Infer(InferCall),
+    /// With what this gives.
+    Run(InferCall),
 }
 
-/// Decides a call of the precompile at `target`, which is one of [`address::ALL`].
-///
-/// `input` is the whole calldata. The order of checks is consensus (`docs/precompiles.md`): length, selector, header,
-/// value, what is named, shape, work, price, the rest of the encoding, elements.
-pub fn plan(
-    view: &dyn View,
-    schedule: &GasSchedule,
-    target: Address,
-    input: &[u8],
-    gas_limit: u64,
-    value: U256,
-) -> Plan {
-    let mut call = Call { view, schedule, arguments: &[], gas_limit, value, spent: 0 };
-    let answer = route(&mut call, target, input);
-    let gas = call.spent;
-    match answer {
-        Ok(Answer::Output(output)) => Plan::Done { gas, output },
-        Ok(Answer::Infer(call)) => Plan::Infer { gas, call },
-        Err(Stop::OutOfGas) => Plan::OutOfGas,
-        Err(Stop::Refuse(refusal)) => Plan::Refuse { gas, revert_data: refusal.0 },
-    }
+/// A call that ends otherwise.
+pub(crate) enum Stop {
+    Refuse(Refusal),
+    OutOfGas,
 }
 
-fn route<'a>(call: &mut Call<'a>, target: Address, input: &'a [u8]) -> Result<Answer, Stop> {
-    if input.len() > CALLDATA_BYTES_MAX {
-        let max = CALLDATA_BYTES_MAX as u64;
-        return Err(E::InputTooLarge { got: input.len() as u64, max }.into());
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refuse(refusal)
     }
-    let mut selector = [0; 4];
-    let known = input.len().min(4);
-    selector[..known].copy_from_slice(&input[..known]);
-    call.arguments = &input[known..];
-    let answer = match target {
-        address::INFERENCE => inference::call(call, selector, input.len() as u64),
-        address::CLAIMS => claims::call(call, selector),
-        address::VERIFY => verify::call(call, selector),
-        _ => None,
-    };
-    answer.unwrap_or_else(|| Err(E::UnknownFunction { selector: selector.into() }.into()))
 }
