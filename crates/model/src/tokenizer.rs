@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use hyperion_primitives::{B256, keccak256};
-use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
+use tokenizers::{PostProcessor as _, TruncationDirection, TruncationParams, TruncationStrategy};
 
 /// A tokenizer that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,14 @@ pub enum TokenizerError {
         got: B256,
         /// Hash in the model.
         want: B256,
+    },
+    /// A model that has no room for a text beside the special tokens.
+    #[error("the tokenizer adds {special} tokens to every text, the model takes {tokens_max} in all")]
+    Room {
+        /// Tokens that every text gets.
+        special: usize,
+        /// Tokens that the model takes.
+        tokens_max: u32,
     },
     /// A text that it does not take.
     #[error("the text cannot be tokenized: {0}")]
@@ -42,7 +50,7 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// When the file cannot be read or is no tokenizer.
+    /// When the file cannot be read, is no tokenizer, or leaves no room for a text.
     pub fn open(path: &Path, tokens_max: u32) -> Result<Self, TokenizerError> {
         Self::from_bytes(&fs::read(path)?, tokens_max)
     }
@@ -51,11 +59,16 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// When they are no tokenizer.
+    /// When they are no tokenizer, or it leaves no room for a text.
     pub fn from_bytes(bytes: &[u8], tokens_max: u32) -> Result<Self, TokenizerError> {
         let format = |error: tokenizers::Error| TokenizerError::Format(error.to_string());
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(format)?;
         inner.with_padding(None);
+        let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        // The crate subtracts the one from the other.
+        if special >= tokens_max as usize {
+            return Err(TokenizerError::Room { special, tokens_max });
+        }
         let truncation = TruncationParams {
             max_length: tokens_max as usize,
             stride: 0,

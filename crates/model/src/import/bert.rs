@@ -286,7 +286,7 @@ impl<'a, 's> Import<'a, 's> {
         let row_q30 = |row: usize| if row < hidden { multiplier } else { ROW_ONE };
         let matrix =
             Matrix { rows: 3 * hidden, columns: hidden, value: &value, row_q30: Some(&row_q30), column_q14: None };
-        self.builder.linear(&format!("{}{name}", self.prefix), &matrix, Some(&bias), x)
+        self.builder.linear(&format!("{}{name}.{{query, key, value}}", self.prefix), &matrix, Some(&bias), x)
     }
 
     fn linear(&mut self, name: &str, n: usize, k: usize, x: ValueId) -> Result<ValueId, ImportError> {

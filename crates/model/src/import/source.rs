@@ -9,7 +9,10 @@ use std::{
 use safetensors::{Dtype as SourceDtype, SafeTensors};
 
 use super::ImportError;
-use crate::real::{Format, Real};
+use crate::{
+    quantized::WeightError,
+    real::{Format, Real},
+};
 
 /// The safetensors files of a folder, in memory.
 pub(super) struct Source {
@@ -87,14 +90,22 @@ impl<'a> Tensors<'a> {
         self.0.contains_key(name)
     }
 
-    /// A tensor of a certain shape.
+    /// A tensor of a certain shape, all of it finite.
     pub(super) fn get(&self, name: &str, shape: &[usize]) -> Result<&SourceTensor<'a>, ImportError> {
         let tensor = self.any(name)?;
-        if tensor.shape == shape {
-            return Ok(tensor);
+        if tensor.shape != shape {
+            let (got, want) = (tensor.shape.clone(), shape.to_vec());
+            return Err(ImportError::Shape { name: name.to_owned(), got, want });
         }
-        let (got, want) = (tensor.shape.clone(), shape.to_vec());
-        Err(ImportError::Shape { name: name.to_owned(), got, want })
+        // Said here, where the source's own name and place are known; later on it may be a part of a larger matrix.
+        let columns = shape.last().copied().unwrap_or(1);
+        match tensor.values().position(|value| value.is_none()) {
+            None => Ok(tensor),
+            Some(index) => {
+                let cause = WeightError::NotFinite { row: index / columns, column: index % columns };
+                Err(ImportError::Weight { name: name.to_owned(), cause })
+            }
+        }
     }
 
     /// A tensor of whatever shape.

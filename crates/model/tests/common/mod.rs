@@ -1,0 +1,138 @@
+//! Sources and models of a few thousand weights, made on the spot.
+
+#![allow(dead_code, reason = "each test file uses its share")]
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use hyperion_model::{Model, Trust, import::import};
+use hyperion_primitives::Mix;
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Token ids of the tiny encoder.
+pub(crate) const VOCABULARY: usize = 23;
+/// Its width.
+pub(crate) const HIDDEN: usize = 24;
+/// Its widest row.
+pub(crate) const INNER: usize = 40;
+/// Its positions.
+pub(crate) const POSITIONS: usize = 48;
+/// Its layers.
+pub(crate) const LAYERS: usize = 2;
+
+/// A source tensor: type, shape, little-endian bytes.
+pub(crate) type SourceTensor = (Dtype, Vec<usize>, Vec<u8>);
+
+/// A Hugging Face folder that a test may bend before it is written.
+#[derive(Clone)]
+pub(crate) struct Folder {
+    pub(crate) config: Value,
+    pub(crate) modules: Option<Value>,
+    pub(crate) pooling: Value,
+    pub(crate) tokenizer: Option<String>,
+    pub(crate) tensors: BTreeMap<String, SourceTensor>,
+}
+
+impl Folder {
+    /// A BERT encoder with random weights and a unit-length mean as output.
+    pub(crate) fn bert() -> Self {
+        let mut mix = Mix::new(7);
+        let mut tensors = BTreeMap::new();
+        let mut put = |name: &str, shape: &[usize], centre: f32, spread: f32| {
+            let data = (0..shape.iter().product()).flat_map(|_| {
+                let unit = mix.i32(20) as f32 / (1 << 20) as f32;
+                (centre + spread * unit).to_le_bytes()
+            });
+            tensors.insert(name.to_owned(), (Dtype::F32, shape.to_vec(), data.collect()));
+        };
+        let mut norm = |put: &mut dyn FnMut(&str, &[usize], f32, f32), name: &str| {
+            put(&format!("{name}.weight"), &[HIDDEN], 1.0, 0.2);
+            put(&format!("{name}.bias"), &[HIDDEN], 0.0, 0.1);
+        };
+        put("embeddings.word_embeddings.weight", &[VOCABULARY, HIDDEN], 0.0, 0.3);
+        put("embeddings.position_embeddings.weight", &[POSITIONS, HIDDEN], 0.0, 0.1);
+        put("embeddings.token_type_embeddings.weight", &[2, HIDDEN], 0.0, 0.1);
+        norm(&mut put, "embeddings.LayerNorm");
+        for layer in 0..LAYERS {
+            let name = |part: &str| format!("encoder.layer.{layer}.{part}");
+            for (part, n, k) in [
+                ("attention.self.query", HIDDEN, HIDDEN),
+                ("attention.self.key", HIDDEN, HIDDEN),
+                ("attention.self.value", HIDDEN, HIDDEN),
+                ("attention.output.dense", HIDDEN, HIDDEN),
+                ("intermediate.dense", INNER, HIDDEN),
+                ("output.dense", HIDDEN, INNER),
+            ] {
+                put(&format!("{}.weight", name(part)), &[n, k], 0.0, 0.4);
+                put(&format!("{}.bias", name(part)), &[n], 0.0, 0.1);
+            }
+            norm(&mut put, &name("attention.output.LayerNorm"));
+            norm(&mut put, &name("output.LayerNorm"));
+        }
+        Self {
+            config: json!({
+                "model_type": "bert", "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
+                "num_attention_heads": 3, "intermediate_size": INNER, "hidden_act": "gelu",
+                "layer_norm_eps": 1e-12, "vocab_size": VOCABULARY,
+                "max_position_embeddings": POSITIONS, "position_embedding_type": "absolute",
+            }),
+            modules: Some(json!([
+                {"type": "sentence_transformers.models.Transformer", "path": ""},
+                {"type": "sentence_transformers.models.Pooling", "path": "1_Pooling"},
+                {"type": "sentence_transformers.models.Normalize", "path": "2_Normalize"},
+            ])),
+            pooling: json!({"pooling_mode_mean_tokens": true}),
+            tokenizer: None,
+            tensors,
+        }
+    }
+
+    /// Writes the folder's files.
+    pub(crate) fn write(&self) -> TempDir {
+        let folder = TempDir::new().unwrap();
+        let put = |name: &str, text: String| fs::write(folder.path().join(name), text).unwrap();
+        put("config.json", self.config.to_string());
+        if let Some(modules) = &self.modules {
+            put("modules.json", modules.to_string());
+            fs::create_dir(folder.path().join("1_Pooling")).unwrap();
+            put("1_Pooling/config.json", self.pooling.to_string());
+        }
+        if let Some(tokenizer) = &self.tokenizer {
+            put("tokenizer.json", tokenizer.clone());
+        }
+        fs::write(folder.path().join("model.safetensors"), safetensors(&self.tensors)).unwrap();
+        folder
+    }
+
+    /// Bytes of the imported model's file, or what the import says against it.
+    pub(crate) fn import(&self) -> Result<Vec<u8>, String> {
+        import_bytes(self.write().path())
+    }
+
+    /// The imported model.
+    pub(crate) fn model(&self) -> Model {
+        Model::from_bytes(self.import().unwrap(), Trust::Nothing).unwrap()
+    }
+}
+
+/// Bytes of a `.safetensors` file.
+pub(crate) fn safetensors(tensors: &BTreeMap<String, SourceTensor>) -> Vec<u8> {
+    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+        (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    safetensors::serialize(views, None).unwrap()
+}
+
+/// Bytes of the model file of a source, or what the import says against it.
+pub(crate) fn import_bytes(source: &Path) -> Result<Vec<u8>, String> {
+    let parts = import(source, &mut |_, _| {}).map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    parts.write(&mut bytes).unwrap();
+    Ok(bytes)
+}
+
+/// A sequence of token ids, as the input tensor's bytes.
+pub(crate) fn tokens(mix: &mut Mix, len: usize) -> Vec<u8> {
+    (0..len).flat_map(|_| (mix.below(VOCABULARY as u64) as u32).to_le_bytes()).collect()
+}
