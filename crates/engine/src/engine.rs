@@ -332,17 +332,34 @@ impl Engine {
                 distinct.entry(work.content).or_insert_with(|| (work, Vec::new())).1.push(at);
             }
         }
-        let left = distinct.len();
-        let gather = Arc::new(Mutex::new(Gather { outputs, left: left + 1, done: Some(done) }));
-        for (work, places) in distinct.into_values() {
-            let (gathered, own) = (Arc::clone(&gather), places.clone());
-            let waiter = move |outcome: Result<_, Failure>| {
-                Gather::put(&gathered, &own, &outcome.map_err(InferError::from));
-            };
-            if let Err(pushback) = self.put(None, work, Waiter::Output(Box::new(waiter))) {
-                Gather::put(&gather, &places, &Err(pushback.into()));
+        let left = distinct.len() + 1;
+        let gather = Arc::new(Mutex::new(Gather { outputs, left, done: Some(done) }));
+        let mut misses = Vec::new();
+        for (content, (work, places)) in distinct {
+            match self.shell.memo.get(&content) {
+                Some(output) => Gather::put(&gather, &places, &Ok(output)),
+                None => misses.push((work, places)),
             }
         }
+        // In one event, so that they leave together.
+        let refused = self.shell.event(|machine, now_us| {
+            let mut refused = Vec::new();
+            for (work, places) in misses {
+                let (gather, own) = (Arc::clone(&gather), places.clone());
+                let waiter = move |outcome: Result<_, Failure>| {
+                    Gather::put(&gather, &own, &outcome.map_err(InferError::from));
+                };
+                let waiter = Waiter::Output(Box::new(waiter));
+                if let Err(pushback) = machine.submit(None, work, waiter, None, 0, now_us) {
+                    refused.push((pushback, places));
+                }
+            }
+            refused
+        });
+        for (pushback, places) in refused {
+            Gather::put(&gather, &places, &Err(pushback.into()));
+        }
+        // The caller's own share: from here on the last output calls back.
         Gather::put(&gather, &[], &Err(Failure::Draining.into()));
     }
 
@@ -397,8 +414,7 @@ impl Engine {
         loop {
             shell.outbox.flush();
             let left_us = deadline_us.saturating_sub(shell.clock.now_us());
-            let is_empty = shell.look(Machine::live) == 0 && shell.outbox.waiting() == 0;
-            if is_empty || left_us == 0 {
+            if shell.is_quiet() || left_us == 0 {
                 break;
             }
             shell.drained.wait(Some(left_us.min(DRAIN_LOOK_US)));

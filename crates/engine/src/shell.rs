@@ -15,6 +15,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
         mpsc::{Receiver, SyncSender, TrySendError},
     },
 };
@@ -54,6 +55,10 @@ pub(crate) struct Shell {
     dispatcher: Bell,
     pub(crate) drained: Bell,
     finisher: SyncSender<ToFinisher>,
+    /// Batches that the finisher has been sent and has not done with.
+    unfinished: AtomicUsize,
+    /// Events whose consequences are not all done: a claim to be offered, a waiter to be told.
+    owing: AtomicUsize,
 }
 
 impl Shell {
@@ -76,6 +81,8 @@ impl Shell {
             dispatcher: Bell::default(),
             drained: Bell::default(),
             finisher,
+            unfinished: AtomicUsize::new(0),
+            owing: AtomicUsize::new(0),
         }
     }
 
@@ -88,6 +95,7 @@ impl Shell {
 
     /// Puts one event to the machine; what follows from it is the caller's to [`perform`](Self::perform).
     fn decide<T>(&self, event: impl FnOnce(&mut Machine, u64) -> T) -> (T, Effects) {
+        self.owing.fetch_add(1, SeqCst);
         let now_us = self.clock.now_us();
         let mut machine = self.machine.lock();
         let outcome = event(&mut machine, now_us);
@@ -112,9 +120,15 @@ impl Shell {
             // A waiter that panics harms only itself; the engine's threads go on.
             let _ = catch_unwind(AssertUnwindSafe(|| call.make()));
         }
+        self.owing.fetch_sub(1, SeqCst);
         if effects.drained {
             self.drained.ring();
         }
+    }
+
+    /// Whether nothing lives, everybody was told, and the log's producer has every claim.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.look(Machine::live) == 0 && self.owing.load(SeqCst) == 0 && self.outbox.waiting() == 0
     }
 
     /// Makes claims of outputs: here, if that is quickest, else on the finisher.
@@ -122,12 +136,18 @@ impl Shell {
         if to_sign.is_empty() {
             return;
         }
-        if here && to_sign.len() <= SIGN_INLINE_MAX {
+        // What the finisher still has came first.
+        let first = self.unfinished.load(SeqCst) == 0;
+        if here && first && to_sign.len() <= SIGN_INLINE_MAX {
             return self.sign(to_sign);
         }
+        self.unfinished.fetch_add(1, SeqCst);
         match self.finisher.try_send(Some(to_sign)) {
-            Ok(()) | Err(TrySendError::Disconnected(_)) => {}
-            Err(TrySendError::Full(to_sign)) => self.sign(to_sign.unwrap_or_default()),
+            Ok(()) => {}
+            Err(TrySendError::Full(to_sign) | TrySendError::Disconnected(to_sign)) => {
+                self.sign(to_sign.unwrap_or_default());
+                self.unfinished.fetch_sub(1, SeqCst);
+            }
         }
     }
 
@@ -151,6 +171,7 @@ impl Shell {
     pub(crate) fn finisher(&self, batches: &Receiver<ToFinisher>) {
         while let Ok(Some(to_sign)) = batches.recv() {
             self.sign(to_sign);
+            self.unfinished.fetch_sub(1, SeqCst);
         }
     }
 

@@ -23,6 +23,7 @@ struct State {
     poisoned: bool,
     lies: bool,
     runs: u64,
+    seen: Vec<Vec<u8>>,
 }
 
 /// The strings of a [`Scripted`] device, held by the test.
@@ -58,28 +59,51 @@ impl Script {
         self.0.0.lock().lies = lies;
     }
 
+    /// Whether a run stands at the closed gate, or has.
+    pub(crate) fn is_at_gate(&self) -> bool {
+        self.0.0.lock().at_gate > 0
+    }
+
+    /// Inputs in the order in which they came.
+    pub(crate) fn seen(&self) -> Vec<Vec<u8>> {
+        self.0.0.lock().seen.clone()
+    }
+
     /// Runs so far.
     pub(crate) fn runs(&self) -> u64 {
         self.0.0.lock().runs
     }
 }
 
+/// The device whose run comes to the closed gate first.
+pub(crate) fn first_at_gate(scripts: &[Script]) -> usize {
+    loop {
+        if let Some(device) = scripts.iter().position(Script::is_at_gate) {
+            return device;
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// The reference, on strings.
 #[derive(Debug)]
 pub(crate) struct Scripted {
+    info: DeviceInfo,
     inner: Reference,
     script: Script,
 }
 
-/// A device with `memory_bytes`, and its strings.
+/// A device that says it has `memory_bytes`, and its strings.
 pub(crate) fn scripted(memory_bytes: u64) -> (Scripted, Script) {
     let script = Script::default();
-    (Scripted { inner: Reference::new(memory_bytes), script: script.clone() }, script)
+    let inner = Reference::default();
+    let info = DeviceInfo { memory_bytes, ..inner.info().clone() };
+    (Scripted { info, inner, script: script.clone() }, script)
 }
 
 impl Backend for Scripted {
     fn info(&self) -> &DeviceInfo {
-        self.inner.info()
+        &self.info
     }
 
     fn pack(&mut self, weights: &Weights<'_>) -> Result<WeightId, BackendError> {
@@ -98,6 +122,7 @@ impl Backend for Scripted {
         let mut state = self.script.0.0.lock();
         let hit = state.poison.as_ref().is_some_and(|(poison, ..)| poison == bytes);
         state.poisoned |= hit;
+        state.seen.push(bytes.to_vec());
         drop(state);
         self.inner.write(to, at, bytes)
     }

@@ -100,7 +100,8 @@ impl Setup {
     pub(crate) fn job(&self, input: &[u8]) -> Job {
         let mut nonce = self.nonce.lock();
         *nonce += 1;
-        self.job_with(Request { nonce: U256::from(*nonce), ..Request::default() }, input)
+        let nonce = U256::from(*nonce);
+        self.job_with(Request { nonce, deadline: u64::MAX, ..Request::default() }, input)
     }
 
     pub(crate) fn job_with(&self, request: Request, input: &[u8]) -> Job {
@@ -114,7 +115,7 @@ impl Setup {
 
     pub(crate) fn try_submit(&self, job: Job) -> Result<(Ticket, Receiver<Outcome>), Pushback> {
         let (tell, told) = channel();
-        self.engine.submit(job, Box::new(move |outcome| tell.send(outcome).unwrap())).map(|ticket| (ticket, told))
+        self.engine.submit(job, Box::new(move |outcome| drop(tell.send(outcome)))).map(|ticket| (ticket, told))
     }
 
     /// Moves the clock and makes everybody look.
@@ -124,7 +125,15 @@ impl Setup {
     }
 }
 
-/// The defaults, without the suite that takes the definitions seconds.
+/// Two devices that hold one classifier.
+pub(crate) fn two(config: EngineConfig) -> (Setup, [device::Script; 2]) {
+    let [(one, first), (other, second)] = [(); 2].map(|()| device::scripted(u64::MAX));
+    let devices: Vec<Box<dyn Backend>> = vec![Box::new(one), Box::new(other)];
+    (Setup::new(config, vec![model::classifier(1)], devices), [first, second])
+}
+
+/// The defaults without what a jumping clock would set off, and without the suite, which takes the definitions
+/// seconds.
 pub(crate) fn config() -> EngineConfig {
-    EngineConfig { suite: false, ..EngineConfig::default() }
+    EngineConfig { suite: false, lease_us: u64::MAX, probe_us: u64::MAX, ..EngineConfig::default() }
 }
