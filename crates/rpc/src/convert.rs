@@ -86,7 +86,7 @@ impl Door {
         let form = input_form(model);
         let ids = match input {
             Input::Tensor(tensor) => {
-                form.check("inputs", &tensor)?;
+                form.check("input", &tensor)?;
                 return Ok(Arc::from(&tensor.data[..]));
             }
             Input::Tokens(ids) => ids,
@@ -253,11 +253,9 @@ impl From<Invalid> for Error {
         match invalid {
             Invalid::ModelNotFound(_) => Self::at(Code::ModelNotFound, "model", text),
             Invalid::Field { field, why } => Self::bad_field(field, why),
-            Invalid::Input(InputError::Shape { .. }) => Self::at(Code::InputShape, "inputs", text),
-            Invalid::Input(InputError::Rows { .. }) => {
-                Self::at(Code::InputTooLarge, "inputs", text)
-            }
-            Invalid::Input(InputError::Range { .. }) => Self::at(Code::InputRange, "inputs", text),
+            Invalid::Input(InputError::Shape { .. }) => Self::at(Code::InputShape, "input", text),
+            Invalid::Input(InputError::Rows { .. }) => Self::at(Code::InputTooLarge, "input", text),
+            Invalid::Input(InputError::Range { .. }) => Self::at(Code::InputRange, "input", text),
             Invalid::Sampling => Self::at(Code::SamplingInvalid, "sampling", text),
             Invalid::Generator => Self::at(Code::Unimplemented, "model", text),
         }

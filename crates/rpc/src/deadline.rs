@@ -1,12 +1,17 @@
 //! The time a call has.
 //!
 //! When `grpc-timeout` lapses, tonic answers `CANCELLED` "Timeout expired". So every handler races its work against
-//! a deadline two milliseconds earlier and answers `DEADLINE_EXCEEDED` itself.
+//! a deadline two milliseconds earlier and answers `DEADLINE_EXCEEDED` itself. Both clocks have to start together, so
+//! [`Arrivals`] notes when a call came, before anything waits for a thread.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use tokio::time::Instant;
-use tonic::metadata::MetadataMap;
+use tonic::{Request, codegen::Service, metadata::MetadataMap};
 
 use crate::status::{Code, Error};
 
@@ -20,16 +25,16 @@ pub(crate) struct Deadline {
 }
 
 impl Deadline {
-    /// The earlier of the caller's own deadline and `longest` from now.
-    pub(crate) fn of(metadata: &MetadataMap, longest: Duration) -> Self {
-        let latest = Self::after(longest);
-        Self::own(metadata).map_or(latest, |own| Self { at: own.at.min(latest.at) })
+    /// The earlier of the caller's own deadline and `longest` after the call came.
+    pub(crate) fn of<T>(request: &Request<T>, longest: Duration) -> Self {
+        let latest = Self { at: arrival(request) + longest };
+        Self::own(request).map_or(latest, |own| Self { at: own.at.min(latest.at) })
     }
 
     /// The caller's own deadline, if it named one.
-    pub(crate) fn own(metadata: &MetadataMap) -> Option<Self> {
-        let own = metadata.get("grpc-timeout").and_then(|value| timeout(value.as_bytes()))?;
-        Instant::now().checked_add(own.saturating_sub(AHEAD)).map(|at| Self { at })
+    pub(crate) fn own<T>(request: &Request<T>) -> Option<Self> {
+        let own = timeout_of(request.metadata())?.saturating_sub(AHEAD);
+        arrival(request).checked_add(own).map(|at| Self { at })
     }
 
     /// `longest` from now, for surfaces whose callers cannot name a deadline.
@@ -62,6 +67,40 @@ pub(crate) async fn passes(deadline: Option<Deadline>) {
         Some(deadline) => tokio::time::sleep_until(deadline.at).await,
         None => std::future::pending().await,
     }
+}
+
+/// When a call came in.
+#[derive(Clone, Copy, Debug)]
+struct Arrival(Instant);
+
+fn arrival<T>(request: &Request<T>) -> Instant {
+    request.extensions().get::<Arrival>().map_or_else(Instant::now, |arrival| arrival.0)
+}
+
+/// A service that notes when each call comes in.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrivals<S>(pub(crate) S);
+
+impl<S, B> Service<axum::http::Request<B>> for Arrivals<S>
+where
+    S: Service<axum::http::Request<B>>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: axum::http::Request<B>) -> S::Future {
+        request.extensions_mut().insert(Arrival(Instant::now()));
+        self.0.call(request)
+    }
+}
+
+fn timeout_of(metadata: &MetadataMap) -> Option<Duration> {
+    timeout(metadata.get("grpc-timeout")?.as_bytes())
 }
 
 /// `TimeoutValue TimeoutUnit` of the gRPC protocol: at most eight digits and one of `H M S m u n`.
@@ -107,9 +146,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_caller_hears_two_milliseconds_before_its_time_is_over() {
         let start = Instant::now();
-        let mut metadata = MetadataMap::new();
-        metadata.insert("grpc-timeout", "20m".parse().unwrap());
-        let deadline = Deadline::of(&metadata, Duration::from_secs(60));
+        let mut request = Request::new(());
+        request.metadata_mut().insert("grpc-timeout", "20m".parse().unwrap());
+        request.extensions_mut().insert(Arrival(start));
+        tokio::time::advance(Duration::from_millis(5)).await;
+        let deadline = Deadline::of(&request, Duration::from_secs(60));
         let never = std::future::pending::<Result<(), Error>>();
         let error = deadline.race(never).await.unwrap_err();
         assert_eq!(error.code(), Code::Deadline);

@@ -43,7 +43,7 @@ impl InferenceService {
         let model = request.get_ref().model.clone();
         let outcome = async {
             let caller = door.admit(&request, Area::Infer)?;
-            let deadline = Deadline::of(request.metadata(), door.limits.unary_deadline);
+            let deadline = Deadline::of(&request, door.limits.unary_deadline);
             let asked = request.into_inner();
             let wait = WaitFor::of_wire(asked.wait_for)?;
             let work = async {
@@ -234,7 +234,7 @@ impl InferenceService {
         request: Request<Streaming<v1::PutBlobRequest>>,
     ) -> Result<v1::PutBlobResponse, Error> {
         self.door.admit(&request, Area::Infer)?;
-        let deadline = Deadline::of(request.metadata(), self.door.limits.stream_deadline);
+        let deadline = Deadline::of(&request, self.door.limits.stream_deadline);
         let mut pieces = request.into_inner();
         let work = async {
             let mut upload: Option<Upload> = None;
@@ -263,7 +263,7 @@ impl InferenceService {
         request: &Request<v1::GetBlobRequest>,
     ) -> Result<ReceiverStream<Result<v1::GetBlobResponse, Status>>, Error> {
         self.door.admit(request, Area::Infer)?;
-        let deadline = Deadline::of(request.metadata(), self.door.limits.stream_deadline);
+        let deadline = Deadline::of(request, self.door.limits.stream_deadline);
         let v1::GetBlobRequest { root, offset } = request.get_ref();
         let root = TensorRoot(digest("root", root)?);
         let blob =
@@ -519,7 +519,7 @@ impl v1::inference_service_server::InferenceService for InferenceService {
         request: Request<v1::InferStreamRequest>,
     ) -> Result<Response<Self::InferStreamStream>, Status> {
         let caller = self.door.admit(&request, Area::Infer)?;
-        let deadline = Deadline::of(request.metadata(), self.door.limits.stream_deadline);
+        let deadline = Deadline::of(&request, self.door.limits.stream_deadline);
         let asked = request.into_inner();
         let service = self.clone();
         let (events, receive) = mpsc::channel(4);

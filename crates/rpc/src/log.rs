@@ -181,7 +181,7 @@ impl LogService {
         request: Request<v1::GetCheckpointRequest>,
     ) -> Result<v1::Checkpoint, Error> {
         self.door.admit(&request, Area::Log)?;
-        let deadline = Deadline::of(request.metadata(), self.door.limits.unary_deadline);
+        let deadline = Deadline::of(&request, self.door.limits.unary_deadline);
         let size = request.get_ref().size_min;
         let log = &*self.door.log;
         let checkpoint = match size {
@@ -292,7 +292,7 @@ impl v1::log_service_server::LogService for LogService {
         request: Request<v1::WatchCheckpointsRequest>,
     ) -> Result<Response<Self::WatchCheckpointsStream>, Status> {
         self.door.admit(&request, Area::Log)?;
-        let deadline = Deadline::own(request.metadata());
+        let deadline = Deadline::own(&request);
         let mut newest = self.door.log.checkpoints();
         let end = self.door.shutdown.stop.clone();
         let (send, receive) = mpsc::channel(1);

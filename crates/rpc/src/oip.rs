@@ -308,7 +308,7 @@ impl wire::grpc_inference_service_server::GrpcInferenceService for OpenInference
         request: Request<wire::ModelInferRequest>,
     ) -> Result<Response<wire::ModelInferResponse>, Status> {
         let caller = self.door.admit(&request, Area::Infer)?;
-        let deadline = Deadline::of(request.metadata(), self.door.limits.unary_deadline);
+        let deadline = Deadline::of(&request, self.door.limits.unary_deadline);
         Ok(Response::new(self.infer(request.into_inner(), &caller, deadline).await?))
     }
 
@@ -319,7 +319,7 @@ impl wire::grpc_inference_service_server::GrpcInferenceService for OpenInference
         request: Request<Streaming<wire::ModelInferRequest>>,
     ) -> Result<Response<Self::ModelStreamInferStream>, Status> {
         let caller = self.door.admit(&request, Area::Infer)?;
-        let end = Deadline::own(request.metadata());
+        let end = Deadline::own(&request);
         let service = self.clone();
         let mut asked = request.into_inner();
         let (answers, receive) = mpsc::channel(4);

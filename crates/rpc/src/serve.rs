@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{service::Routes, transport::Server};
 
 use crate::{
+    deadline::Arrivals,
     door::Door,
     r#gen::{
         DESCRIPTOR, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
@@ -169,7 +170,7 @@ impl Listeners {
             ReceiverStream::new(accept(listener, config.tls.clone(), protocols, stop.clone()))
         };
         let grpc = server(&config).serve_with_incoming_shutdown(
-            routes,
+            Arrivals(routes),
             accepted(grpc, &[b"h2"]),
             stop.clone().cancelled_owned(),
         );

@@ -12,7 +12,9 @@ use common::{
 };
 use hyperion_rpc::{
     client::Client,
-    r#gen::v1::{self, infer_stream_response::Event},
+    r#gen::v1::{
+        self, infer_stream_response::Event, inference_service_client::InferenceServiceClient,
+    },
 };
 use tokio::task::JoinHandle;
 use tonic::{Code, Request};
@@ -44,9 +46,10 @@ async fn a_call_that_waits_too_long_is_told_so_and_never_runs() {
     let first = occupy(&node, &hold).await;
     let runs = hold.runs();
 
-    let mut client = node.client().await;
+    let (transport, origin) = node.untimed();
+    let mut client = InferenceServiceClient::with_origin(transport, origin);
     let request = with_timeout(ask_digits(image(2)), Duration::from_millis(60));
-    let status = client.inference.infer(request).await.unwrap_err();
+    let status = client.infer(request).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
     assert_eq!(reason(&status).0, "deadline", "the answer is ours, not tonic's");
     until("the job has left the queue", || node.engine.stats().models[0].queued == [0; 3]).await;
@@ -106,12 +109,10 @@ async fn waiting_for_the_log_ends_at_the_deadline_and_the_claim_is_found_later()
     let mut asked = ask_digits(image(5));
     asked.wait_for = v1::WaitFor::Logged.into();
     asked.request = Some(v1::Request { nonce, deadline_s: 4_000_000_000, ..Default::default() });
-
-    let status = client
-        .inference
-        .infer(with_timeout(asked.clone(), Duration::from_millis(60)))
-        .await
-        .unwrap_err();
+    let (transport, origin) = node.untimed();
+    let mut untimed = InferenceServiceClient::with_origin(transport, origin);
+    let request = with_timeout(asked.clone(), Duration::from_millis(60));
+    let status = untimed.infer(request).await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
 
     node.log_claims();

@@ -10,7 +10,7 @@ use common::{ask_digits, image, ledger, reason, start};
 use hyperion_primitives::B256;
 use hyperion_rpc::{
     client::Client,
-    r#gen::v1::{self, get_inclusion_proof_request::Leaf},
+    r#gen::v1::{self, get_inclusion_proof_request::Leaf, log_service_client::LogServiceClient},
 };
 use hyperion_verify::{
     SignedClaim, SignedNote,
@@ -145,8 +145,7 @@ async fn what_the_log_does_not_have_is_said() {
 async fn a_checkpoint_is_waited_for_until_the_deadline() {
     let node = start().await;
     node.ledger.tick();
-    let mut client = node.client().await;
-    let mut waiting = client.clone();
+    let mut waiting = node.client().await;
     let waits = tokio::spawn(async move { checkpoint(&mut waiting, 3).await });
     node.ledger.tick();
     node.ledger.tick();
@@ -155,7 +154,9 @@ async fn a_checkpoint_is_waited_for_until_the_deadline() {
 
     let mut never = Request::new(v1::GetCheckpointRequest { size_min: 99 });
     never.set_timeout(Duration::from_millis(50));
-    let status = client.log.get_checkpoint(never).await.unwrap_err();
+    let (transport, origin) = node.untimed();
+    let status =
+        LogServiceClient::with_origin(transport, origin).get_checkpoint(never).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).0.as_str()), (Code::DeadlineExceeded, "deadline"));
 }
 

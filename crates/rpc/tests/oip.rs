@@ -209,7 +209,7 @@ async fn what_is_wrong_is_named() {
             "bad_field",
             "inputs.shape",
         ),
-        ("one dimension", shaped("INT32", &[64]), Code::InvalidArgument, "input_shape", "inputs"),
+        ("one dimension", shaped("INT32", &[64]), Code::InvalidArgument, "input_shape", "input"),
         (
             "nine dimensions",
             shaped("INT32", &[1; 9]),
@@ -217,13 +217,7 @@ async fn what_is_wrong_is_named() {
             "input_too_large",
             "inputs",
         ),
-        (
-            "another width",
-            shaped("INT32", &[2, 32]),
-            Code::InvalidArgument,
-            "input_shape",
-            "inputs",
-        ),
+        ("another width", shaped("INT32", &[2, 32]), Code::InvalidArgument, "input_shape", "input"),
         ("a byte short", raw(vec![0; 255]), Code::InvalidArgument, "bad_field", "255"),
         ("nothing", raw(Vec::new()), Code::InvalidArgument, "bad_field", "0 bytes"),
         ("17 MiB", raw(vec![0; 17 << 20]), Code::InvalidArgument, "input_too_large", "inputs"),

@@ -3,24 +3,25 @@
 
 pub(crate) mod device;
 pub(crate) mod ledger;
+mod models;
 pub(crate) mod raw;
 
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
     time::{Duration, UNIX_EPOCH},
 };
 
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use hyperion_engine::{
     Answer, ClaimSink, Clock, Engine, EngineConfig, ModelInfo, Pushback, Registry, SignError,
     Signer,
 };
-use hyperion_model::Model;
 use hyperion_ops::Backend;
 use hyperion_primitives::{Address, B256, ModelId};
 use hyperion_rpc::{
@@ -33,8 +34,9 @@ use hyperion_rpc::{
     log::LogView,
     serve::{Listeners, ServeConfig, Shutdown},
 };
-use hyperion_verify::{Domain, Trust, sign};
+use hyperion_verify::{Domain, sign};
 use ledger::Ledger;
+pub(crate) use models::{digits, letters};
 use tonic_types::StatusExt as _;
 
 /// Where test claims are signed for.
@@ -44,7 +46,7 @@ pub(crate) const DOMAIN: Domain =
 /// The machine's clock.
 #[derive(Debug, Default)]
 pub(crate) struct RealClock {
-    start: std::sync::OnceLock<tokio::time::Instant>,
+    start: OnceLock<tokio::time::Instant>,
 }
 
 impl Clock for RealClock {
@@ -178,8 +180,8 @@ pub(crate) async fn start() -> Node {
 pub(crate) async fn start_with(setup: Setup) -> Node {
     let clock: Arc<dyn Clock> = Arc::new(RealClock::default());
     let mut registry = Registry::new();
-    registry.add("digits", Arc::new(digits())).unwrap();
-    registry.add("letters", Arc::new(letters())).unwrap();
+    registry.add("digits", digits()).unwrap();
+    registry.add("letters", letters()).unwrap();
     let (sink, claims) = mpsc::channel();
     let config = setup.engine;
     let device = setup.device;
@@ -252,6 +254,15 @@ impl Node {
         tonic::transport::Endpoint::from_shared(address).unwrap().connect().await.unwrap()
     }
 
+    /// A transport that knows no deadlines: what a call is told at its end comes from the node alone. tonic's own
+    /// client would stop waiting by itself, at the very moment at which the node answers.
+    pub(crate) fn untimed(&self) -> (Untimed, axum::http::Uri) {
+        let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
+        (client, format!("http://{}", self.grpc).parse().unwrap())
+    }
+
     /// Logs what has been claimed so far.
     pub(crate) fn log_claims(&self) {
         let claims = self.claims.as_ref().expect("set up with log_at_once = false");
@@ -260,8 +271,13 @@ impl Node {
     }
 
     /// Whom a holder of receipts of this node trusts.
-    pub(crate) fn trust(&self) -> Trust {
-        Trust { domain: DOMAIN, log: ledger::log_key(), witnesses: Vec::new(), witnesses_min: 0 }
+    pub(crate) fn trust(&self) -> hyperion_verify::Trust {
+        hyperion_verify::Trust {
+            domain: DOMAIN,
+            log: ledger::log_key(),
+            witnesses: Vec::new(),
+            witnesses_min: 0,
+        }
     }
 
     pub(crate) fn model(&self, alias: &str) -> ModelInfo {
@@ -303,16 +319,6 @@ fn faces() -> BTreeMap<ModelId, Face> {
     BTreeMap::from([(self::digits().id(), digits), (self::letters().id(), letters)])
 }
 
-/// The committed digits classifier.
-pub(crate) fn digits() -> Model {
-    unimplemented!()
-}
-
-/// A model that reads token ids below 16: an embedding table of two columns, averaged.
-pub(crate) fn letters() -> Model {
-    unimplemented!()
-}
-
 /// One image of a seven, as the digits model reads it.
 pub(crate) fn seven() -> Vec<u8> {
     std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/digits/seven.i32")).unwrap()
@@ -349,6 +355,9 @@ pub(crate) fn reason(status: &tonic::Status) -> (String, String) {
         .unwrap_or_default();
     (reason, field)
 }
+
+/// A client of [`Node::untimed`].
+pub(crate) type Untimed = hyper_util::client::legacy::Client<HttpConnector, tonic::body::Body>;
 
 /// Waits for something that happens on another thread.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {

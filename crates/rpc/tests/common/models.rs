@@ -1,0 +1,47 @@
+//! Two models: the committed classifier, and one that reads token ids.
+
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
+
+use hyperion_model::{
+    Model, Program, Trust,
+    file::{Parts, TensorPart},
+    import,
+    program::{Codes, Input, Node, Op},
+};
+use hyperion_ops::PoolMode;
+use hyperion_primitives::B256;
+
+/// The committed digits classifier.
+pub(crate) fn digits() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/digits");
+    Arc::clone(MODEL.get_or_init(|| built(&import::mlp(Path::new(folder)).unwrap())))
+}
+
+/// A model that reads up to 64 token ids below 16: a table of 32 columns, averaged and scaled to length one.
+pub(crate) fn letters() -> Arc<Model> {
+    static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
+    Arc::clone(MODEL.get_or_init(|| {
+        let embed = Op::Embed { vocab: 16, width: 32, codes: Codes::I16 };
+        let pool = Op::Pool { mode: PoolMode::Mean, unit: true };
+        let nodes = [(embed, 0), (pool, 1)].map(|(op, input)| Node { op, inputs: vec![input] });
+        let codes = (0..16 * 32_u32).flat_map(|i| (i as i16 * 37 - 9000).to_le_bytes()).collect();
+        let tensors = [codes, vec![200; 16], vec![20; 16]].into_iter().enumerate();
+        let tensors =
+            tensors.map(|(slot, data)| TensorPart { op: 0, slot: slot as u16, data: data.into() });
+        built(&Parts {
+            program: Program::new(Input::Tokens, 64, nodes.to_vec()).unwrap(),
+            tokenizer_hash: B256::ZERO,
+            tensors: tensors.collect(),
+        })
+    }))
+}
+
+fn built(parts: &Parts) -> Arc<Model> {
+    let mut bytes = Vec::new();
+    parts.write(&mut bytes).unwrap();
+    Arc::new(Model::from_bytes(bytes, Trust::Nothing).unwrap())
+}
