@@ -95,7 +95,7 @@ pub fn bert(folder: &Path, progress: Progress<'_>) -> Result<Parts, ImportError>
         prefix,
         sizes: &sizes,
     };
-    let steps = config.num_hidden_layers + 1;
+    let steps = config.num_hidden_layers.saturating_add(1);
     let mut value = import.embeddings(&config)?;
     progress(1, steps);
     for layer in 0..config.num_hidden_layers {
