@@ -9,6 +9,9 @@
 
 use crate::{round::rshr, table};
 
+#[cfg(feature = "std")]
+pub(crate) mod kernel;
+
 /// Which non-linearity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ActivationTable {

@@ -32,6 +32,17 @@ use crate::{
     table::exp2_neg,
 };
 
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
+pub(crate) mod avx2;
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
+pub(crate) mod avx512;
+#[cfg(feature = "std")]
+pub(crate) mod kernel;
+#[cfg(feature = "std")]
+pub(crate) mod packed;
+#[cfg(feature = "std")]
+pub(crate) mod portable;
+
 /// Heads and flags of an attention step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

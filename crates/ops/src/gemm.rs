@@ -9,6 +9,15 @@
 
 use hyperion_primitives::limits::DEPTH_MAX;
 
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
+pub(crate) mod avx2;
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
+pub(crate) mod avx512;
+#[cfg(feature = "std")]
+pub(crate) mod packed;
+#[cfg(feature = "std")]
+pub(crate) mod portable;
+
 /// Sizes of a product; holding one means that no sum can leave an `i32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -15,6 +15,8 @@
 #![deny(clippy::float_arithmetic)]
 
 extern crate alloc;
+#[cfg(feature = "std")]
+extern crate std;
 
 pub mod activation;
 pub mod add;
@@ -23,9 +25,13 @@ pub mod attention;
 mod backend;
 pub mod conformance;
 pub mod constant;
+#[cfg(feature = "std")]
+mod cpu;
 pub mod embed;
 pub mod gate;
 pub mod gemm;
+#[cfg(feature = "std")]
+mod lanes;
 pub mod linear;
 pub mod norm;
 pub mod pool;
@@ -45,7 +51,11 @@ pub use backend::{
     Backend, BackendError, BufferId, DeviceInfo, DeviceKind, Parallel, Sequence, Serial, Step,
     TableCodes, View, WeightId, Weights,
 };
+#[cfg(feature = "std")]
+pub use cpu::{Cpu, KernelSet};
 pub use gemm::GemmShape;
+#[cfg(all(feature = "std", target_arch = "x86_64"))]
+pub use lanes::{avx2::Avx2, avx512::Avx512};
 pub use linear::{LinearShape, LinearWeights};
 pub use norm::{NormKind, NormShape};
 pub use pool::PoolMode;

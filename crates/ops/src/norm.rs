@@ -20,6 +20,9 @@ use crate::{
     round::{bit_length, inv_root, rshr, sat},
 };
 
+#[cfg(feature = "std")]
+pub(crate) mod kernel;
+
 /// Which normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum NormKind {

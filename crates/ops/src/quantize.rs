@@ -16,6 +16,9 @@ use hyperion_primitives::limits::SAT;
 
 use crate::round::{bit_length, rshr};
 
+#[cfg(feature = "std")]
+pub(crate) mod kernel;
+
 /// `kmin` of linear inputs, values and attention weights: the smallest step is one last bit, so tiny rows
 /// are exact.
 pub const KMIN: i32 = -7;

@@ -13,6 +13,9 @@ use crate::{
     round::{req, sat},
 };
 
+#[cfg(feature = "std")]
+pub(crate) mod kernel;
+
 /// Scale and shift of the output channels of a linear step, `[n]` each.
 #[derive(Clone, Copy, Debug)]
 pub struct Channels<'a> {

@@ -1,0 +1,174 @@
+//! Keys and values of one sequence and head as kernels read them.
+//!
+//! ```text
+//! keys    panel (32 rows) | pair (2 columns) | row | 2 codes of 16 bits
+//! values  quad (4 rows)   | column           | 4 codes
+//! ```
+//!
+//! A score needs two signed operands, so keys are widened once; a value is weighed by codes that are not
+//! negative, so bytes do. What lies beyond the last row is 0.
+
+use alloc::vec::Vec;
+
+use crate::{
+    cpu::Aligned,
+    lanes::Lanes,
+    quantize::{KMIN, KMIN_SCORE, kernel::quantize},
+};
+
+/// Rows of a panel of keys.
+pub(crate) const KEYS: usize = 32;
+/// Rows of values that one instruction weighs and sums.
+pub(crate) const QUAD: usize = 4;
+/// Columns of values are padded to a multiple of this.
+const COLUMN_STEP: usize = 16;
+
+/// One pair of columns of a panel of keys.
+pub(crate) type KeyPair = [i16; 2 * KEYS];
+
+/// Steps of quantized rows, one element per row, padded to whole panels.
+#[derive(Debug, Default)]
+pub(crate) struct Steps {
+    pub(crate) mantissas: Vec<i32>,
+    pub(crate) exponents: Vec<i32>,
+}
+
+/// Keys and values of one head.
+#[derive(Debug, Default)]
+pub(crate) struct Head {
+    /// Rows there are.
+    pub(crate) rows: usize,
+    /// Columns of a head.
+    pub(crate) head_dim: usize,
+    keys: Aligned<i16>,
+    values: Aligned<i8>,
+    pub(crate) key_steps: Steps,
+    pub(crate) value_steps: Steps,
+    /// Exponents of keys, from the least to the greatest.
+    pub(crate) key_exponents: (i32, i32),
+    /// `Ak * 2^(kk - least)`, one per key, where the exponents differ by 15 at most.
+    pub(crate) key_multipliers: Vec<i32>,
+    codes: Vec<i8>,
+}
+
+impl Head {
+    /// Bytes that room for `rows` rows takes.
+    pub(crate) fn bytes(rows: usize, head_dim: usize) -> u64 {
+        let rows = rows.next_multiple_of(KEYS);
+        let steps = (rows * 5 * size_of::<i32>() + head_dim + 32) as u64;
+        Aligned::<i16>::bytes(rows * key_width(head_dim))
+            + Aligned::<i8>::bytes(rows * value_width(head_dim))
+            + steps
+    }
+
+    /// Room for `rows` rows; `None` when there is no memory.
+    pub(crate) fn new(rows: usize, head_dim: usize) -> Option<Self> {
+        let rows = rows.next_multiple_of(KEYS);
+        let words = || {
+            let mut words = Vec::new();
+            words.try_reserve_exact(rows).ok()?;
+            words.resize(rows, 0);
+            Some(words)
+        };
+        Some(Self {
+            rows: 0,
+            head_dim,
+            keys: Aligned::new(rows * key_width(head_dim))?,
+            values: Aligned::new(rows * value_width(head_dim))?,
+            key_steps: Steps { mantissas: words()?, exponents: words()? },
+            value_steps: Steps { mantissas: words()?, exponents: words()? },
+            key_exponents: (0, 0),
+            key_multipliers: words()?,
+            codes: alloc::vec![0; head_dim.next_multiple_of(32)],
+        })
+    }
+
+    /// Starts over for `rows` rows of heads this wide, inside the room there is.
+    pub(crate) fn begin(&mut self, rows: usize, head_dim: usize) {
+        (self.rows, self.head_dim) = (rows, head_dim);
+        let padded = rows.next_multiple_of(KEYS);
+        let last = rows / KEYS * KEYS;
+        // Rows are written below; padding is what rows of an earlier sequence may have left.
+        let key_width = self.key_width();
+        self.keys.as_mut_slice()[last * key_width..padded * key_width].fill(0);
+        let value_width = value_width(head_dim);
+        self.values.as_mut_slice()[last * value_width..padded * value_width].fill(0);
+        for steps in [&mut self.key_steps, &mut self.value_steps] {
+            steps.mantissas[rows..padded].fill(0);
+            steps.exponents[rows..padded].fill(0);
+        }
+    }
+
+    /// Quantizes and packs one row of keys and one of values.
+    #[inline(always)]
+    pub(crate) fn set<L: Lanes>(&mut self, l: L, row: usize, k: &[i32], v: &[i32]) {
+        let codes = &mut self.codes[..k.len().next_multiple_of(32)];
+        let scale = quantize(l, k, KMIN_SCORE, codes);
+        self.key_steps.mantissas[row] = scale.mantissa.into();
+        self.key_steps.exponents[row] = scale.exponent.into();
+        let width = key_width(self.head_dim);
+        let panel = &mut self.keys.as_mut_slice()[row / KEYS * KEYS * width..][..KEYS * width];
+        let places = panel.as_chunks_mut::<{ 2 * KEYS }>().0.iter_mut();
+        for (pair, codes) in places.zip(codes.as_chunks::<2>().0) {
+            let place = pair.as_chunks_mut::<2>().0;
+            place[row % KEYS] = codes.map(i16::from);
+        }
+
+        let scale = quantize(l, v, KMIN, codes);
+        self.value_steps.mantissas[row] = scale.mantissa.into();
+        self.value_steps.exponents[row] = scale.exponent.into();
+        let width = value_width(self.head_dim);
+        let quad = &mut self.values.as_mut_slice()[row / QUAD * QUAD * width..][..QUAD * width];
+        for (column, code) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(codes.iter()) {
+            column[row % QUAD] = *code;
+        }
+    }
+
+    /// Brings the steps of all keys to one exponent, once every row is set.
+    pub(crate) fn finish(&mut self) {
+        let exponents = &self.key_steps.exponents[..self.rows];
+        let least = exponents.iter().copied().min().unwrap_or(0);
+        let greatest = exponents.iter().copied().max().unwrap_or(0);
+        self.key_exponents = (least, greatest);
+        if greatest - least > 15 {
+            return;
+        }
+        let steps = self.key_steps.mantissas.iter().zip(&self.key_steps.exponents);
+        let padded = self.rows.next_multiple_of(KEYS);
+        for (m, (mantissa, exponent)) in self.key_multipliers[..padded].iter_mut().zip(steps) {
+            // Padding has mantissa 0, whatever its exponent.
+            *m = mantissa << (exponent - least).clamp(0, 15);
+        }
+    }
+
+    /// Columns of keys with padding.
+    fn key_width(&self) -> usize {
+        key_width(self.head_dim)
+    }
+
+    /// The pairs of a panel of keys.
+    pub(crate) fn keys(&self, panel: usize) -> &[KeyPair] {
+        let width = self.key_width();
+        let panel = &self.keys.as_slice()[panel * KEYS * width..][..KEYS * width];
+        panel.as_chunks().0
+    }
+
+    /// Columns of values with padding: a multiple of 16.
+    pub(crate) fn value_width(&self) -> usize {
+        value_width(self.head_dim)
+    }
+
+    /// The values of rows `4 * quad` to `4 * end`.
+    pub(crate) fn values(&self, quad: usize, end: usize) -> &[i8] {
+        let width = QUAD * self.value_width();
+        &self.values.as_slice()[quad * width..end * width]
+    }
+}
+
+fn key_width(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(2)
+}
+
+fn value_width(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(COLUMN_STEP)
+}

@@ -1,0 +1,188 @@
+//! Which memory a region of steps touches, and how it is divided between its parts.
+//!
+//! A region is a run of steps that work row by row: row `r` of a result depends on row `r` of its inputs
+//! only, so blocks of rows go through the whole run independently. That needs every matrix of the region
+//! to be either apart from all others or laid out like them; [`Extents::add`] refuses what is not.
+
+use alloc::vec::Vec;
+use core::mem;
+
+use crate::{View, cpu::Aligned};
+
+/// Rows of a buffer: row `r` is the elements from `start + r * stride` on, `width` of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) buffer: usize,
+    pub(super) start: usize,
+    pub(super) stride: usize,
+    pub(super) width: usize,
+    pub(super) rows: usize,
+}
+
+impl Extent {
+    pub(super) fn new(view: View) -> Self {
+        let width = view.width as usize;
+        // A single row has no next one, whatever its stride says.
+        let stride = if view.rows == 1 { width } else { view.stride as usize };
+        Self {
+            buffer: view.buffer.0 as usize,
+            start: usize::try_from(view.offset).expect("inside the buffer"),
+            stride,
+            width,
+            rows: view.rows as usize,
+        }
+    }
+
+    pub(super) fn end(self) -> usize {
+        self.start + (self.rows - 1) * self.stride + self.width
+    }
+
+    pub(super) fn overlaps(self, other: Self) -> bool {
+        self.buffer == other.buffer && self.start < other.end() && other.start < self.end()
+    }
+
+    /// The rows that hold both, if both are laid out alike.
+    fn union(self, other: Self) -> Option<Self> {
+        let start = self.start.min(other.start);
+        let width = (self.start + self.width).max(other.start + other.width) - start;
+        let stride = if self.rows == 1 { width } else { self.stride };
+        let alike = self.rows == other.rows && (self.rows == 1 || self.stride == other.stride);
+        (alike && width <= stride).then_some(Self { start, width, stride, ..self })
+    }
+}
+
+/// The matrices of a region; no two overlap.
+#[derive(Debug, Default)]
+pub(super) struct Extents {
+    extents: Vec<Extent>,
+}
+
+impl Extents {
+    /// Takes the views of one more step; `false`, and nothing taken, if one of them does not fit.
+    pub(super) fn add(&mut self, views: &[View]) -> bool {
+        let mut extents = self.extents.clone();
+        for view in views {
+            let mut extent = Extent::new(*view);
+            while let Some(at) = extents.iter().position(|other| other.overlaps(extent)) {
+                match extents.swap_remove(at).union(extent) {
+                    Some(union) => extent = union,
+                    None => return false,
+                }
+            }
+            extents.push(extent);
+        }
+        self.extents = extents;
+        true
+    }
+
+    /// Where a view taken before is found.
+    pub(super) fn place(&self, view: View) -> Place {
+        let wanted = Extent::new(view);
+        let matrix = self.extents.iter().position(|extent| extent.overlaps(wanted));
+        let matrix = matrix.expect("the view was added");
+        let Extent { start, stride, .. } = self.extents[matrix];
+        Place { matrix, stride, column: wanted.start - start, width: wanted.width }
+    }
+
+    /// Cuts the matrices into parts of `chunk` rows.
+    pub(super) fn split<'b>(&self, buffers: &'b mut [Aligned<i32>], chunk: usize) -> Vec<Part<'b>> {
+        let rows = self.extents.first().map_or(0, |extent| extent.rows);
+        let count = self.extents.len();
+        let empty = |part: usize| {
+            let row = part * chunk;
+            let matrices = (0..count).map(|_| <&mut [i32]>::default()).collect();
+            Part { row, rows: chunk.min(rows - row), matrices }
+        };
+        let mut parts: Vec<Part<'b>> = (0..rows.div_ceil(chunk)).map(empty).collect();
+        let mut order: Vec<usize> = (0..count).collect();
+        order.sort_by_key(|matrix| (self.extents[*matrix].buffer, self.extents[*matrix].start));
+        let mut order = order.into_iter().peekable();
+        for (id, buffer) in buffers.iter_mut().enumerate() {
+            let (mut rest, mut at) = (buffer.as_mut_slice(), 0);
+            while let Some(matrix) = order.next_if(|matrix| self.extents[*matrix].buffer == id) {
+                let extent = self.extents[matrix];
+                let (_, from_here) = mem::take(&mut rest).split_at_mut(extent.start - at);
+                let mut rows;
+                (rows, rest) = from_here.split_at_mut(extent.end() - extent.start);
+                at = extent.end();
+                for part in &mut parts {
+                    let take = (part.rows * extent.stride).min(rows.len());
+                    (part.matrices[matrix], rows) = rows.split_at_mut(take);
+                }
+            }
+        }
+        parts
+    }
+}
+
+/// A view inside its matrix: columns `column .. column + width` of each row.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) matrix: usize,
+    stride: usize,
+    column: usize,
+    pub(super) width: usize,
+}
+
+/// Some rows of all matrices of a region.
+#[derive(Debug)]
+pub(super) struct Part<'b> {
+    /// First row.
+    pub(super) row: usize,
+    /// Rows.
+    pub(super) rows: usize,
+    matrices: Vec<&'b mut [i32]>,
+}
+
+/// The matrix that a step writes, taken out of its part; inputs are read beside it.
+pub(super) struct Output<'p, 'b> {
+    part: &'p mut Part<'b>,
+    matrix: &'b mut [i32],
+    place: Place,
+}
+
+impl<'b> Part<'b> {
+    /// A row of a view; rows count from the part's first.
+    pub(super) fn row(&self, place: Place, row: usize) -> &[i32] {
+        &self.matrices[place.matrix][row * place.stride + place.column..][..place.width]
+    }
+
+    /// Takes a view out to write to.
+    pub(super) fn output(&mut self, place: Place) -> Output<'_, 'b> {
+        let matrix = mem::take(&mut self.matrices[place.matrix]);
+        Output { part: self, matrix, place }
+    }
+}
+
+impl Output<'_, '_> {
+    /// A row to write.
+    pub(super) fn row(&mut self, row: usize) -> &mut [i32] {
+        let Place { stride, column, width, .. } = self.place;
+        &mut self.matrix[row * stride + column..][..width]
+    }
+
+    /// Rows of two inputs (which may be one), and the row to write.
+    pub(super) fn beside(&mut self, inputs: [Place; 2], row: usize) -> ([&[i32]; 2], &mut [i32]) {
+        let Place { matrix, stride, column, width } = self.place;
+        let (before, from) = self.matrix[row * stride..].split_at_mut(column);
+        let (out, after) = from.split_at_mut(width);
+        let (before, after, part) = (&*before, &*after, &*self.part);
+        let input = |input: Place| {
+            if input.matrix != matrix {
+                return part.row(input, row);
+            }
+            // Columns of the same row, on either side of those written.
+            match input.column.checked_sub(column + width) {
+                Some(start) => &after[start..start + input.width],
+                None => &before[input.column..input.column + input.width],
+            }
+        };
+        (inputs.map(input), out)
+    }
+}
+
+impl Drop for Output<'_, '_> {
+    fn drop(&mut self) {
+        self.part.matrices[self.place.matrix] = mem::take(&mut self.matrix);
+    }
+}

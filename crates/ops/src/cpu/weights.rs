@@ -1,0 +1,202 @@
+//! Weights as the CPU keeps them.
+
+use alloc::{vec, vec::Vec};
+
+use hyperion_primitives::{limits::padded_depth, w8r};
+
+use crate::{
+    LinearShape, TableCodes, Weights,
+    gemm::packed::{PANEL, Panels},
+    norm::kernel::NormWeights,
+    quantize::RowScale,
+    requantize::{Channels, kernel::Ratios, requantize, requantize_fine},
+};
+
+/// Weights of one step.
+#[derive(Debug)]
+pub(super) enum Packed {
+    Table(Table),
+    Norm(NormWeights),
+    Linear(Layer),
+    Frequencies(Vec<u64>),
+}
+
+/// Table of `embed` or `position`.
+#[derive(Debug)]
+pub(super) struct Table {
+    width: usize,
+    codes: Codes,
+    mantissas: Vec<u8>,
+    exponents: Vec<i8>,
+}
+
+#[derive(Debug)]
+enum Codes {
+    Bytes(Vec<i8>),
+    Halves(Vec<i16>),
+}
+
+/// One row of a table.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TableRow<'a> {
+    Bytes(&'a [i8], (u8, i8)),
+    Halves(&'a [i16], (u8, i8)),
+}
+
+/// A linear layer.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) shape: LinearShape,
+    pub(super) panels: Panels,
+    pub(super) smooth: Option<Vec<u16>>,
+    /// `m` and bias, padded to whole panels.
+    multipliers: Vec<i32>,
+    bias: Vec<i32>,
+    /// Bounds of each panel: on accumulators times `m`, and on biases.
+    reach: Vec<(u64, u32)>,
+    top: i32,
+    /// As the model has them, for rows that saturate.
+    mantissas: Vec<u8>,
+    exponents: Vec<i8>,
+}
+
+impl Packed {
+    /// Bytes that these weights will take.
+    pub(super) fn bytes(weights: &Weights<'_>) -> u64 {
+        match *weights {
+            Weights::Table { rows, width, codes, .. } => {
+                let size = if matches!(codes, TableCodes::W8r(_)) { 1 } else { 2 };
+                u64::from(rows) * (u64::from(width) * size + 2)
+            }
+            Weights::Norm { gamma, .. } => 8 * gamma.len() as u64,
+            Weights::Linear { shape, .. } => {
+                let (n, depth) = (shape.n as usize, shape.depth() as usize);
+                let smooth = if shape.smooth { 2 * u64::from(shape.k) } else { 0 };
+                Panels::bytes(n, depth) + (n.next_multiple_of(PANEL) * 11) as u64 + smooth
+            }
+            Weights::Frequencies(frequencies) => 8 * frequencies.len() as u64,
+        }
+    }
+
+    /// Packs; `None` when the process has not got the memory.
+    pub(super) fn new(weights: &Weights<'_>) -> Option<Self> {
+        Some(match *weights {
+            Weights::Table { width, codes, mantissas, exponents, .. } => {
+                let width = width as usize;
+                let codes = Codes::new(codes, width);
+                let (mantissas, exponents) = (mantissas.to_vec(), exponents.to_vec());
+                Self::Table(Table { width, codes, mantissas, exponents })
+            }
+            Weights::Norm { gamma, beta } => Self::Norm(NormWeights::new(gamma, beta)),
+            Weights::Linear { shape, codes, mantissas, exponents, bias, smooth } => {
+                let channels = Channels { mantissas, exponents, bias };
+                Self::Linear(Layer::new(shape, codes, channels, smooth)?)
+            }
+            Weights::Frequencies(frequencies) => Self::Frequencies(frequencies.to_vec()),
+        })
+    }
+}
+
+impl Codes {
+    fn new(codes: TableCodes<'_>, width: usize) -> Self {
+        match codes {
+            TableCodes::W8r(bytes) => {
+                let padded = padded_depth(u32::try_from(width).expect("2^14 at most")) as usize;
+                let mut row = vec![0; padded];
+                let decode = |bytes: &[u8]| {
+                    w8r::decode(bytes, &mut row).expect("the model file was checked");
+                    row[..width].to_vec()
+                };
+                Self::Bytes(bytes.chunks_exact(padded).flat_map(decode).collect())
+            }
+            TableCodes::I16(bytes) => {
+                Self::Halves(bytes.as_chunks().0.iter().map(|b| i16::from_le_bytes(*b)).collect())
+            }
+        }
+    }
+}
+
+impl Table {
+    pub(super) fn row(&self, row: usize) -> TableRow<'_> {
+        let (step, place) =
+            ((self.mantissas[row], self.exponents[row]), row * self.width..(row + 1) * self.width);
+        match &self.codes {
+            Codes::Bytes(codes) => TableRow::Bytes(&codes[place], step),
+            Codes::Halves(codes) => TableRow::Halves(&codes[place], step),
+        }
+    }
+}
+
+impl Layer {
+    fn new(
+        shape: LinearShape,
+        codes: &[u8],
+        channels: Channels<'_>,
+        smooth: Option<&[u16]>,
+    ) -> Option<Self> {
+        let (n, depth) = (shape.n as usize, shape.depth() as usize);
+        let panels = Panels::new(codes, n, depth)?;
+        let top = channels.exponents.iter().copied().max().map_or(0, i32::from);
+        let padded = n.next_multiple_of(PANEL);
+        let (mut multipliers, mut padded_bias) = (vec![0; padded], vec![0; padded]);
+        padded_bias[..n].copy_from_slice(channels.bias.unwrap_or(&vec![0; n]));
+        let steps = channels.mantissas.iter().zip(channels.exponents);
+        for (m, (mantissa, exponent)) in multipliers.iter_mut().zip(steps) {
+            // The exponents of a layer differ by 15 at most, so this has 23 bits.
+            *m = i32::from(*mantissa) << (top - i32::from(*exponent));
+        }
+        let reach_of = |(m, row): (&i32, &[u8])| {
+            // A code of the row has a magnitude of 127 at most.
+            let weight: u64 = row.iter().map(|byte| u64::from(byte.abs_diff(128))).sum();
+            127 * weight * u64::from(m.unsigned_abs())
+        };
+        let each: Vec<u64> =
+            multipliers.iter().zip(codes.chunks_exact(depth)).map(reach_of).collect();
+        let reach = each.chunks(PANEL).zip(padded_bias.chunks(PANEL)).map(|(reach, bias)| {
+            let bias = bias.iter().map(|bias| bias.unsigned_abs()).max();
+            (reach.iter().copied().max().unwrap_or(0), bias.unwrap_or(0))
+        });
+        Some(Self {
+            shape,
+            panels,
+            smooth: smooth.map(<[u16]>::to_vec),
+            reach: reach.collect(),
+            multipliers,
+            bias: padded_bias,
+            top,
+            mantissas: channels.mantissas.to_vec(),
+            exponents: channels.exponents.to_vec(),
+        })
+    }
+
+    /// The channels of a panel as its fast kernel reads them.
+    pub(super) fn ratios(&self, panel: usize) -> Ratios<'_> {
+        let place = panel * PANEL..(panel + 1) * PANEL;
+        let (reach, bias_max) = self.reach[panel];
+        let (multipliers, bias) = (&self.multipliers[place.clone()], &self.bias[place]);
+        Ratios { multipliers, bias, top: self.top, reach, bias_max }
+    }
+
+    /// Requantizes a row of a panel by the definition; `acc` has a second half for 15-bit codes.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn requantize(
+        &self,
+        panel: usize,
+        scale: RowScale,
+        [hi, lo]: [&[i32]; 2],
+        out: &mut [i32],
+    ) {
+        let place = panel * PANEL..panel * PANEL + out.len();
+        let channels = Channels {
+            mantissas: &self.mantissas[place.clone()],
+            exponents: &self.exponents[place.clone()],
+            bias: self.shape.bias.then(|| &self.bias[place]),
+        };
+        if self.shape.a15 {
+            requantize_fine(scale, &channels, &hi[..out.len()], lo, out);
+        } else {
+            requantize(scale, &channels, &hi[..out.len()], out);
+        }
+    }
+}

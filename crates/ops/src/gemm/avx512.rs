@@ -1,0 +1,120 @@
+//! Products of packed operands with AVX-512 VNNI.
+//!
+//! `vpdpbusd` multiplies four unsigned by four signed bytes and adds all four products to a lane of 32 bits,
+//! without saturation (`vpdpbusds` would saturate). The unsigned operand is a weight with 128 added, and a
+//! row's sum of codes takes that back. A tile of six rows by four registers keeps 24 sums in flight, enough
+//! for two products a cycle at a latency of five.
+#![expect(unsafe_code, reason = "intrinsics; a token proves that the CPU has them")]
+#![expect(clippy::multiple_unsafe_ops_per_block, reason = "registers only: one demand for all")]
+
+use core::{arch::x86_64::*, ops::Range};
+
+use super::packed::{BLOCK, CodeRows, Panel, QUAD};
+use crate::lanes::avx512::Avx512;
+
+/// Rows of a tile.
+const ROWS: usize = 6;
+
+/// One quad of `V` times 16 channels.
+type Quad<const V: usize> = [[u8; 64]; V];
+
+impl Avx512 {
+    /// Multiplies rows by a panel; `tile` is `[rows, width]`.
+    pub(crate) fn multiply(
+        self,
+        panel: Panel<'_>,
+        lhs: &CodeRows,
+        rows: Range<usize>,
+        tile: &mut [i32],
+    ) {
+        // SAFETY: `self` exists only where `detect` found the instructions that each arm enables.
+        unsafe {
+            match panel.width / 16 {
+                1 => multiply::<1>(panel, lhs, rows, tile),
+                2 => multiply::<2>(panel, lhs, rows, tile),
+                3 => multiply::<3>(panel, lhs, rows, tile),
+                _ => multiply::<4>(panel, lhs, rows, tile),
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn multiply<const V: usize>(
+    panel: Panel<'_>,
+    lhs: &CodeRows,
+    rows: Range<usize>,
+    tile: &mut [i32],
+) {
+    let quads: &[Quad<V>] = panel.bytes.as_chunks().0.as_chunks().0;
+    for (block, quads) in quads.chunks(BLOCK).enumerate() {
+        let sums = tile.as_chunks_mut::<16>().0.as_chunks_mut::<V>().0;
+        for (row, sums) in rows.clone().step_by(ROWS).zip(sums.chunks_mut(ROWS)) {
+            match sums.len().min(rows.end - row) {
+                1 => tile_rows::<1, V>(quads, lhs, row, block, sums),
+                2 => tile_rows::<2, V>(quads, lhs, row, block, sums),
+                3 => tile_rows::<3, V>(quads, lhs, row, block, sums),
+                4 => tile_rows::<4, V>(quads, lhs, row, block, sums),
+                5 => tile_rows::<5, V>(quads, lhs, row, block, sums),
+                _ => tile_rows::<ROWS, V>(quads, lhs, row, block, sums),
+            }
+        }
+    }
+}
+
+/// Adds one block's products of `R` rows from `row` on to their sums; the first block starts them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn tile_rows<const R: usize, const V: usize>(
+    quads: &[Quad<V>],
+    lhs: &CodeRows,
+    row: usize,
+    block: usize,
+    sums: &mut [[[i32; 16]; V]],
+) {
+    let mut acc = [[_mm512_setzero_si512(); V]; R];
+    let mut codes: [&[[i8; QUAD]]; R] = [&[]; R];
+    for r in 0..R {
+        let (quads, plan) = lhs.block(row + r, block);
+        codes[r] = quads;
+        for v in 0..V {
+            let start = if block == 0 { _mm512_setzero_si512() } else { load(&sums[r][v]) };
+            acc[r][v] = _mm512_add_epi32(start, _mm512_set1_epi32(plan.base));
+        }
+    }
+    for (q, quad) in quads.iter().enumerate() {
+        let weights = quad.each_ref().map(|bytes| load_bytes(bytes));
+        for r in 0..R {
+            let code = _mm512_set1_epi32(i32::from_le_bytes(codes[r][q].map(i8::cast_unsigned)));
+            for v in 0..V {
+                acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], weights[v], code);
+            }
+        }
+    }
+    for r in 0..R {
+        for v in 0..V {
+            store(acc[r][v], &mut sums[r][v]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load(x: &[i32; 16]) -> __m512i {
+    // SAFETY: 64 bytes are readable by their type, at any alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_bytes(x: &[u8; 64]) -> __m512i {
+    // SAFETY: 64 bytes are readable by their type, at any alignment.
+    unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store(x: __m512i, out: &mut [i32; 16]) {
+    // SAFETY: 64 bytes are writable by their type, at any alignment.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) }
+}

@@ -1,0 +1,166 @@
+//! Operands of a product as kernels read them.
+//!
+//! ```text
+//! weights      panel (64 channels) | quad (4 codes of the depth) | channel | code + 128
+//! activations  row | code                and, per block of 96 quads of a row, a plan
+//! ```
+//!
+//! Four codes of the depth stand side by side because the instructions at hand multiply and sum them in one
+//! step. A block of a panel is 24 KB, so it stays in the first-level cache while all rows of a tile pass.
+//! The last panel is as narrow as a multiple of 16 channels allows. Weights are stored with 128 added, as
+//! the model file has them: the instructions want one operand unsigned.
+
+use alloc::{vec, vec::Vec};
+
+use hyperion_primitives::w8r::GROUP_BYTES;
+
+use crate::{cpu::Aligned, quantize::RowScale};
+
+/// Channels of a panel; the last may have fewer.
+pub(crate) const PANEL: usize = 64;
+/// Narrower panels are padded to a multiple of this.
+const PANEL_STEP: usize = 16;
+/// Codes that one instruction multiplies and sums per channel.
+pub(crate) const QUAD: usize = 4;
+/// Quads of a block.
+pub(crate) const BLOCK: usize = 96;
+
+/// Weights of a linear layer.
+#[derive(Debug)]
+pub(crate) struct Panels {
+    bytes: Aligned<u8>,
+    cols: usize,
+    depth: usize,
+}
+
+/// Some channels of a linear layer, at full depth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Panel<'a> {
+    /// `[depth / 4, width, 4]`, codes with 128 added.
+    pub(crate) bytes: &'a [u8],
+    /// Channels: a multiple of 16, 64 at most.
+    pub(crate) width: usize,
+}
+
+impl Panels {
+    /// Packs committed bytes `[cols, depth]`; `None` when the process has not got the memory.
+    pub(crate) fn new(committed: &[u8], cols: usize, depth: usize) -> Option<Self> {
+        let mut bytes = Aligned::new(padded(cols) * depth)?;
+        // What stands in the padding is multiplied and thrown away; 128 is code 0.
+        bytes.as_mut_slice().fill(128);
+        for (col, row) in committed.chunks_exact(depth).enumerate() {
+            let width = (padded(cols) - col / PANEL * PANEL).min(PANEL);
+            let panel = &mut bytes.as_mut_slice()[col / PANEL * PANEL * depth..][..width * depth];
+            let places = panel.as_chunks_mut::<QUAD>().0[col % PANEL..].iter_mut().step_by(width);
+            // Committed bytes stand with their groups of four in reverse order, 32 by 32.
+            let groups =
+                row.chunks_exact(GROUP_BYTES).flat_map(|group| group.as_chunks().0.iter().rev());
+            places.zip(groups).for_each(|(place, group)| *place = *group);
+        }
+        Some(Self { bytes, cols, depth })
+    }
+
+    /// Bytes that a layer of this size takes.
+    pub(crate) fn bytes(cols: usize, depth: usize) -> u64 {
+        Aligned::<u8>::bytes(padded(cols) * depth)
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.cols.div_ceil(PANEL)
+    }
+
+    /// The channels from `64 * index` on.
+    pub(crate) fn panel(&self, index: usize) -> Panel<'_> {
+        let width = (padded(self.cols) - index * PANEL).min(PANEL);
+        let bytes = &self.bytes.as_slice()[index * PANEL * self.depth..][..width * self.depth];
+        Panel { bytes, width }
+    }
+}
+
+fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(PANEL_STEP)
+}
+
+/// How the quads of one block of a row are multiplied; an instruction set writes what it reads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    /// What the sum of products starts from: it takes the 128 of the weights back.
+    pub(crate) base: i32,
+    /// Ends of four lists in `entries`.
+    pub(crate) ends: [u8; 4],
+    /// Places of quads, or of groups of them.
+    pub(crate) entries: [u8; BLOCK],
+}
+
+impl Plan {
+    const EMPTY: Self = Self { base: 0, ends: [0; 4], entries: [0; BLOCK] };
+}
+
+/// Quantized rows.
+#[derive(Debug, Default)]
+pub(crate) struct CodeRows {
+    depth: usize,
+    codes: Aligned<i8>,
+    plans: Vec<Plan>,
+    scales: Vec<RowScale>,
+}
+
+impl CodeRows {
+    /// Bytes that `rows` rows of `depth` codes take.
+    pub(crate) fn bytes(rows: usize, depth: usize) -> u64 {
+        let row = blocks(depth) * size_of::<Plan>() + size_of::<RowScale>();
+        Aligned::<i8>::bytes(rows * depth) + (rows * row) as u64
+    }
+
+    /// Room for `rows` rows of `depth` codes, a multiple of 32; `None` when there is no memory.
+    pub(crate) fn new(rows: usize, depth: usize) -> Option<Self> {
+        let codes = Aligned::new(rows * depth)?;
+        let plans = vec![Plan::EMPTY; rows * blocks(depth)];
+        Some(Self { depth, codes, plans, scales: vec![RowScale::default(); rows] })
+    }
+
+    /// Uses the same room for rows of another depth.
+    pub(crate) fn set_depth(&mut self, depth: usize) {
+        self.depth = depth;
+    }
+
+    /// The codes of a row, to be written.
+    pub(crate) fn row_mut(&mut self, row: usize) -> &mut [i8] {
+        &mut self.codes.as_mut_slice()[row * self.depth..][..self.depth]
+    }
+
+    /// Sets the step of a row.
+    pub(crate) fn set_scale(&mut self, row: usize, scale: RowScale) {
+        self.scales[row] = scale;
+    }
+
+    /// The step of a row.
+    pub(crate) fn scale(&self, row: usize) -> RowScale {
+        self.scales[row]
+    }
+
+    /// The codes of a row.
+    pub(crate) fn row(&self, row: usize) -> &[i8] {
+        &self.codes.as_slice()[row * self.depth..][..self.depth]
+    }
+
+    /// The plans of a row, one per block, with the codes that they are about.
+    pub(crate) fn plan_mut(&mut self, row: usize) -> (&[i8], &mut [Plan]) {
+        let blocks = blocks(self.depth);
+        let codes = &self.codes.as_slice()[row * self.depth..][..self.depth];
+        (codes, &mut self.plans[row * blocks..][..blocks])
+    }
+
+    /// A block of a row: its quads, and how to multiply them.
+    pub(crate) fn block(&self, row: usize, block: usize) -> (&[[i8; QUAD]], &Plan) {
+        let quads = self.row(row).as_chunks().0;
+        let end = quads.len().min((block + 1) * BLOCK);
+        (&quads[block * BLOCK..end], &self.plans[row * blocks(self.depth) + block])
+    }
+}
+
+/// Blocks of a row.
+pub(crate) fn blocks(depth: usize) -> usize {
+    depth.div_ceil(QUAD * BLOCK)
+}
