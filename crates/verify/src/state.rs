@@ -69,6 +69,14 @@ impl StatePath {
         Self::of(Namespace::Request, request.as_bytes())
     }
 
+    /// Digest of the first claim that a worker logged for a request, where the request's first claim is another's.
+    pub fn request_of(request: &RequestId, worker: &Address) -> Self {
+        let mut key = [0; 52];
+        key[..32].copy_from_slice(request.as_bytes());
+        key[32..].copy_from_slice(worker.as_slice());
+        Self::of(Namespace::Request, &key)
+    }
+
     /// [`ClaimWord`] of a claim.
     pub fn claim(claim: &ClaimDigest) -> Self {
         Self::of(Namespace::Claim, claim.as_bytes())
