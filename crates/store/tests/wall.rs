@@ -152,3 +152,34 @@ fn a_full_map_keeps_what_was_committed() {
     txn.commit().unwrap();
     assert_eq!(larger.read().unwrap().get(Table::Blob, b"kept").unwrap(), Some(&b"v"[..]));
 }
+
+/// What `lmdb-rkv` offers and the wall must never use; the reasons stand in `docs/store.md`.
+#[test]
+fn the_wall_keeps_its_rules() {
+    let source = include_str!("../src/lmdb.rs");
+    let code: String = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let forbidden = [
+        "WRITE_MAP",
+        "MAP_ASYNC",
+        "NO_SYNC",
+        "NO_META_SYNC",
+        "NO_LOCK",
+        "NO_MEM_INIT",
+        "DUP_SORT",
+        "INTEGER_KEY",
+        "begin_nested_txn",
+        ".reserve(",
+        "environment.set_map_size",
+        "RwCursor",
+        "open_rw_cursor",
+        ".iter",
+        "close_db",
+        "drop_db",
+        ".sync(",
+    ];
+    for word in forbidden {
+        assert!(!code.contains(word), "crates/store/src/lmdb.rs uses {word}");
+    }
+    // One reason for each block.
+    assert_eq!(code.matches("unsafe ").count(), source.matches("// SAFETY: ").count());
+}
