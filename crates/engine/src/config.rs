@@ -35,7 +35,7 @@ pub struct EngineConfig {
     pub claims_waiting_max: usize,
     /// Seconds for which claims can be challenged: `challengeUntil` = now + this. Default 604,800 (a week).
     pub challenge_window_s: u64,
-    /// Microseconds after which a silent device counts as lost. Default 30 s.
+    /// Microseconds after which a silent device counts as lost. Default 120 s.
     pub lease_us: u64,
     /// Microseconds of idleness after which a device answers a known question again. Default 60 s.
     pub probe_us: u64,
@@ -58,7 +58,7 @@ impl Default for EngineConfig {
             keep_s: 3600,
             claims_waiting_max: 16_384,
             challenge_window_s: 7 * 24 * 3600,
-            lease_us: 30_000_000,
+            lease_us: 120_000_000,
             probe_us: 60_000_000,
             suite: true,
         }

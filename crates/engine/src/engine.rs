@@ -12,14 +12,16 @@ use std::{
 
 use hyperion_model::{Model, Plan, Tensor};
 use hyperion_ops::Backend;
-use hyperion_primitives::{Address, B256, ClaimDigest, ModelId, RequestId, input_hash, tensor_root};
+use hyperion_primitives::{
+    Address, B256, ClaimDigest, ModelId, RequestId, input_hash, tensor_root,
+};
 use hyperion_verify::{Domain, Request, claim::TIER_MAX};
 use parking_lot::Mutex;
 
 use crate::{
-    ClaimSink, Class, Clock, Content, DeviceStats, EngineConfig, EngineError, EngineStats, Evidence, Failure,
-    InferError, Invalid, Job, ModelInfo, ModelStats, OnBatch, OnDone, OnLogged, Pushback, Registry,
-    RequestStatus, Signer, Unready,
+    ClaimSink, Class, Clock, Content, DeviceStats, EngineConfig, EngineError, EngineStats,
+    Evidence, Failure, InferError, Invalid, Job, ModelInfo, ModelStats, OnBatch, OnDone, OnLogged,
+    Pushback, Registry, RequestStatus, Signer, Unready,
     claim::Notary,
     machine::{Ask, Machine, Submitted, TicketId, Waiter, Work},
     memo::Memo,
@@ -146,7 +148,8 @@ impl Engine {
         clock: Arc<dyn Clock>,
         sink: Box<dyn ClaimSink>,
     ) -> Result<Self, EngineError> {
-        let sizes: Vec<(u32, u64)> = models.models().iter().map(|model| needs(model, &config)).collect();
+        let sizes: Vec<(u32, u64)> =
+            models.models().iter().map(|model| needs(model, &config)).collect();
         let bytes: Vec<u64> = sizes.iter().map(|(_, bytes)| *bytes).collect();
         let memory: Vec<u64> = devices.iter().map(|device| device.info().memory_bytes).collect();
         let placement = place(&bytes, &memory);
@@ -160,8 +163,14 @@ impl Engine {
         let (to_finisher, batches) = sync_channel(FINISHER_BATCHES);
         let notary = Notary { domain, signer, window_s: config.challenge_window_s };
         let keeps = (Memo::new(config.memo_bytes_max), Outbox::new(sink));
-        let shell =
-            Arc::new(Shell::new(models, clock, notary, keeps, (machine, devices.len()), to_finisher));
+        let shell = Arc::new(Shell::new(
+            models,
+            clock,
+            notary,
+            keeps,
+            (machine, devices.len()),
+            to_finisher,
+        ));
         let rows = |device: &Vec<bool>| {
             let held = device.iter().zip(&sizes);
             held.map(|(held, (rows, _))| held.then_some(*rows)).collect::<Vec<_>>()
@@ -236,11 +245,16 @@ impl Engine {
             return field("request.worker", format!("this worker is {}", self.worker()));
         }
         if request.seed_mode != 0 || !request.entropy.is_zero() {
-            return field("request.seed_mode", "a model that draws nothing takes no seed".to_owned());
+            return field(
+                "request.seed_mode",
+                "a model that draws nothing takes no seed".to_owned(),
+            );
         }
         match request.tier {
             0 => request.tier = 1,
-            tier if tier > TIER_MAX => return field("request.tier", format!("want 1 to {TIER_MAX}")),
+            tier if tier > TIER_MAX => {
+                return field("request.tier", format!("want 1 to {TIER_MAX}"));
+            }
             _ => {}
         }
         if request.deadline == 0 {
@@ -261,7 +275,8 @@ impl Engine {
         }
         let rows = manifest.check_input(&input)?;
         let dims = [rows.into(), manifest.input_width.into()];
-        let root = tensor_root(manifest.input_dtype, &dims, &input).expect("the manifest took the shape");
+        let root =
+            tensor_root(manifest.input_dtype, &dims, &input).expect("the manifest took the shape");
         let content = Content {
             model,
             input_hash: input_hash(&[root]),
@@ -283,18 +298,24 @@ impl Engine {
         let clock = &self.shell.clock;
         let left_us = ask.request.deadline.saturating_sub(clock.unix_s()).saturating_mul(1_000_000);
         let own_us = clock.now_us().saturating_add(left_us);
-        work.deadline_us = Some(work.deadline_us.map_or(own_us, |deadline_us| deadline_us.min(own_us)));
+        work.deadline_us =
+            Some(work.deadline_us.map_or(own_us, |deadline_us| deadline_us.min(own_us)));
         let id = self.put(Some(ask), work, Waiter::Answer(on_done))?;
         Ok(Ticket { shell: Arc::clone(&self.shell), id })
     }
 
     /// Submits, and has claims made of what is known.
-    fn put(&self, ask: Option<Ask>, work: Work, waiter: Waiter) -> Result<Option<TicketId>, Pushback> {
+    fn put(
+        &self,
+        ask: Option<Ask>,
+        work: Work,
+        waiter: Waiter,
+    ) -> Result<Option<TicketId>, Pushback> {
         let shell = &self.shell;
         let known = shell.memo.get(&work.content);
         let waiting = shell.outbox.waiting();
-        let submitted =
-            shell.event(|machine, now_us| machine.submit(ask, work, waiter, known, waiting, now_us))?;
+        let submitted = shell
+            .event(|machine, now_us| machine.submit(ask, work, waiter, known, waiting, now_us))?;
         Ok(match submitted {
             Submitted::Queued(ticket) | Submitted::Joined(ticket) => Some(ticket),
             Submitted::Known(ticket, to_sign) => {
@@ -458,22 +479,31 @@ impl Threads {
         batches: Receiver<ToFinisher>,
         suite: bool,
     ) -> Result<Self, EngineError> {
-        let mut threads = Self { shell: Arc::clone(shell), devices: Vec::new(), others: Vec::new() };
+        let mut threads =
+            Self { shell: Arc::clone(shell), devices: Vec::new(), others: Vec::new() };
         let spawn = |name: String, life: Box<dyn FnOnce() + Send>| {
-            thread::Builder::new().name(name).spawn(life).map_err(|error| EngineError::Thread(error.to_string()))
+            thread::Builder::new()
+                .name(name)
+                .spawn(life)
+                .map_err(|error| EngineError::Thread(error.to_string()))
         };
         let finishing = Arc::clone(shell);
         let life = move || finishing.finisher(&batches);
         threads.others.push(spawn("finisher".to_owned(), Box::new(life))?);
         let dispatching = Arc::clone(shell);
-        threads.others.push(spawn("dispatcher".to_owned(), Box::new(move || dispatching.dispatcher()))?);
+        threads
+            .others
+            .push(spawn("dispatcher".to_owned(), Box::new(move || dispatching.dispatcher()))?);
         let known = Arc::new(KnownAnswers::default());
         let count = devices.len();
         let (tested, tests) = sync_channel(count.max(1));
         for (index, (backend, rows)) in devices.into_iter().enumerate() {
-            let worker = Worker::new(Arc::clone(shell), index, backend, rows, Arc::clone(&known), suite);
+            let worker =
+                Worker::new(Arc::clone(shell), index, backend, rows, Arc::clone(&known), suite);
             let tested = tested.clone();
-            threads.devices.push(spawn(format!("device-{index}"), Box::new(move || worker.run(tested)))?);
+            threads
+                .devices
+                .push(spawn(format!("device-{index}"), Box::new(move || worker.run(tested)))?);
         }
         drop(tested);
         let outcomes: Vec<Result<(), String>> = tests.iter().take(count).collect();
@@ -510,7 +540,11 @@ fn fill(name: &'static str, got: &mut B256, want: B256) -> Result<(), Invalid> {
     if got.is_zero() {
         *got = want;
     }
-    if *got == want { Ok(()) } else { field(name, format!("got {got}, the input and model give {want}")) }
+    if *got == want {
+        Ok(())
+    } else {
+        field(name, format!("got {got}, the input and model give {want}"))
+    }
 }
 
 fn field<T>(field: &'static str, why: String) -> Result<T, Invalid> {
@@ -537,7 +571,12 @@ impl Gather {
         let outputs = last.is_some().then(|| std::mem::take(&mut held.outputs));
         drop(held);
         if let (Some(done), Some(outputs)) = (last, outputs) {
-            done(outputs.into_iter().map(|output| output.unwrap_or(Err(Failure::Draining.into()))).collect());
+            done(
+                outputs
+                    .into_iter()
+                    .map(|output| output.unwrap_or(Err(Failure::Draining.into())))
+                    .collect(),
+            );
         }
     }
 }

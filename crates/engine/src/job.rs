@@ -207,7 +207,9 @@ pub enum Pushback {
         retry_ms: u64,
     },
     /// The model's planned memory fits no device.
-    #[error("the model needs {needed_bytes} bytes, the roomiest device has {largest_bytes} left for it")]
+    #[error(
+        "the model needs {needed_bytes} bytes, the roomiest device has {largest_bytes} left for it"
+    )]
     NoMemory {
         /// Weights and buffers.
         needed_bytes: u64,
@@ -265,7 +267,6 @@ pub enum Failure {
     #[error(transparent)]
     Sign(#[from] SignError),
 }
-
 
 /// Why a call without a claim has no output.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

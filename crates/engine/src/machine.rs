@@ -29,8 +29,8 @@ use hyperion_primitives::{ClaimDigest, Mix, RequestId};
 use hyperion_verify::Request;
 
 use crate::{
-    Answer, BatchLimits, Class, Content, EngineConfig, EngineStats, Failure, KeyId, LogPlace, OnDone,
-    OnLogged, OnOutput, Pushback, RequestStatus,
+    Answer, BatchLimits, Class, Content, EngineConfig, EngineStats, Failure, KeyId, LogPlace,
+    OnDone, OnLogged, OnOutput, Pushback, RequestStatus,
     queue::{JobKey, Queue, may_wait},
 };
 
@@ -245,7 +245,10 @@ pub struct Machine {
 
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Machine").field("live", &self.live).field("kept", &self.kept.len()).finish_non_exhaustive()
+        f.debug_struct("Machine")
+            .field("live", &self.live)
+            .field("kept", &self.kept.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -264,7 +267,8 @@ impl Machine {
         holds: Vec<Vec<bool>>,
         unfit: &[(usize, u64, u64)],
     ) -> Self {
-        let mut models: Vec<ModelState> = stats.models.iter().map(|_| ModelState::default()).collect();
+        let mut models: Vec<ModelState> =
+            stats.models.iter().map(|_| ModelState::default()).collect();
         for (model, needed, largest) in unfit {
             models[*model].unfit = Some((*needed, *largest));
         }
@@ -591,8 +595,10 @@ impl Machine {
 
     /// Estimated microseconds until a job of this model that came now would begin.
     pub fn wait_us(&self, model: usize) -> u64 {
-        let devices = self.devices.iter().filter(|device| device.serves(model)).count().max(1) as u64;
-        let held: u64 = self.leases.values().filter(|lease| lease.model == model).map(|lease| lease.rows).sum();
+        let devices =
+            self.devices.iter().filter(|device| device.serves(model)).count().max(1) as u64;
+        let held: u64 =
+            self.leases.values().filter(|lease| lease.model == model).map(|lease| lease.rows).sum();
         let rows = self.models[model].queue.rows() + held;
         rows.saturating_mul(self.models[model].row_ns) / 1_000 / devices
     }

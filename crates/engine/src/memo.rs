@@ -56,7 +56,12 @@ pub(crate) struct Memo {
 
 impl Memo {
     pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { outputs: DashMap::new(), order: Mutex::default(), bytes: AtomicU64::new(0), bytes_max }
+        Self {
+            outputs: DashMap::new(),
+            order: Mutex::default(),
+            bytes: AtomicU64::new(0),
+            bytes_max,
+        }
     }
 
     pub(crate) fn get(&self, content: &Content) -> Option<Arc<Tensor>> {
@@ -85,7 +90,10 @@ impl Memo {
     fn make_room(&self) {
         while self.bytes() > self.bytes_max {
             let Some(oldest) = self.order.lock().pop_front() else { return };
-            let used = self.outputs.get(&oldest).is_some_and(|kept| kept.used.swap(false, Ordering::Relaxed));
+            let used = self
+                .outputs
+                .get(&oldest)
+                .is_some_and(|kept| kept.used.swap(false, Ordering::Relaxed));
             if used {
                 self.order.lock().push_back(oldest);
             } else {

@@ -36,7 +36,10 @@ impl fmt::Debug for Outbox {
 
 impl Outbox {
     pub(crate) fn new(sink: Box<dyn ClaimSink>) -> Self {
-        Self { inner: Mutex::new(Inner { sink: Some(sink), kept: VecDeque::new() }), waiting: AtomicU64::new(0) }
+        Self {
+            inner: Mutex::new(Inner { sink: Some(sink), kept: VecDeque::new() }),
+            waiting: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn offer(&self, answer: Arc<Answer>) {

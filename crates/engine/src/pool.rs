@@ -175,7 +175,10 @@ impl Parallel for KernelPool {
         self.helpers.len() + 1
     }
 
-    #[expect(unsafe_code, reason = "persistent threads borrow from the caller's stack while a region is open")]
+    #[expect(
+        unsafe_code,
+        reason = "persistent threads borrow from the caller's stack while a region is open"
+    )]
     fn run(&self, parts: usize, part: &(dyn Fn(usize) + Sync)) {
         let turn = self.turn.try_lock().filter(|_| parts > 1 && !self.helpers.is_empty());
         let Some(_turn) = turn else {

@@ -20,7 +20,9 @@ pub struct Registry {
 
 impl std::fmt::Debug for Registry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_map().entries(self.by_alias.iter().map(|(alias, at)| (alias, self.models[*at].id()))).finish()
+        f.debug_map()
+            .entries(self.by_alias.iter().map(|(alias, at)| (alias, self.models[*at].id())))
+            .finish()
     }
 }
 
@@ -103,7 +105,9 @@ pub struct ModelInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unready {
     /// Its planned memory fits no device.
-    #[error("the model needs {needed_bytes} bytes, the roomiest device has {largest_bytes} left for it")]
+    #[error(
+        "the model needs {needed_bytes} bytes, the roomiest device has {largest_bytes} left for it"
+    )]
     NoMemory {
         /// Weights and buffers.
         needed_bytes: u64,

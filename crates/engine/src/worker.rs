@@ -112,7 +112,8 @@ impl Worker {
 
     fn sleep(&self, until_us: Option<u64>) {
         let now_us = self.shell.clock.now_us();
-        self.shell.bells[self.device].wait(until_us.map(|until_us| until_us.saturating_sub(now_us)));
+        self.shell.bells[self.device]
+            .wait(until_us.map(|until_us| until_us.saturating_sub(now_us)));
     }
 
     /// The whole suite, then the models, then their known answers.
@@ -135,12 +136,18 @@ impl Worker {
         if self.suite {
             let report = conformance::check(backend).map_err(|error| error.to_string())?;
             if !report.conforms() {
-                let stems: Vec<&str> = report.differences().iter().map(|stem| stem.name()).collect();
-                return Err(format!("the device computes other bits than pinned: {}", stems.join(", ")));
+                let stems: Vec<&str> =
+                    report.differences().iter().map(|stem| stem.name()).collect();
+                return Err(format!(
+                    "the device computes other bits than pinned: {}",
+                    stems.join(", ")
+                ));
             }
         }
         let models = self.shell.models.models().iter().zip(&self.rows).enumerate();
-        for (index, model, rows) in models.filter_map(|(at, (model, rows))| Some((at, model, (*rows)?))) {
+        for (index, model, rows) in
+            models.filter_map(|(at, (model, rows))| Some((at, model, (*rows)?)))
+        {
             let failed = |error: ModelError| format!("loading {}: {error}", model.id());
             let prepared = Prepared::load(model, backend, rows).map_err(failed)?;
             self.loaded.insert(index, prepared);
@@ -156,7 +163,10 @@ impl Worker {
             let answer = answers.map_err(|error| error.to_string())?.into_iter().next();
             let answer = answer.ok_or("a run of one input gave no output")?;
             if !self.known.agrees(*index, answer) {
-                return Err(format!("the device gives another answer to the known question of {}", model.id()));
+                return Err(format!(
+                    "the device gives another answer to the known question of {}",
+                    model.id()
+                ));
             }
         }
         Ok(())
@@ -179,7 +189,9 @@ impl Worker {
             Ok((outputs, rows)) => {
                 shell.event(|machine, now_us| machine.finish(lease, outputs, rows, now_us))
             }
-            Err(cause) => return shell.event(|machine, now_us| machine.lost(device, &cause, now_us)),
+            Err(cause) => {
+                return shell.event(|machine, now_us| machine.lost(device, &cause, now_us));
+            }
         };
         shell.finish(finished.to_sign, !finished.more);
         for dispute in &finished.disputes {
@@ -202,9 +214,11 @@ impl Worker {
         }
         misses.retain(|content, _| !outputs.contains_key(content));
         if !misses.is_empty() {
-            let prepared = self.loaded.get(&batch.model).ok_or("the model is not on this device")?;
+            let prepared =
+                self.loaded.get(&batch.model).ok_or("the model is not on this device")?;
             let inputs: Vec<&[u8]> = misses.values().copied().collect();
-            let answers = prepared.run(&mut *self.backend, &inputs).map_err(|error| error.to_string())?;
+            let answers =
+                prepared.run(&mut *self.backend, &inputs).map_err(|error| error.to_string())?;
             for (content, answer) in misses.into_keys().zip(answers) {
                 let answer = Arc::new(answer);
                 self.shell.memo.insert(content, &answer);
@@ -224,8 +238,11 @@ impl Worker {
             let mut reference = Reference::default();
             let rows = dispute.input.len() / model.manifest().row_bytes() as usize;
             let rows = u32::try_from(rows).map_err(|error| error.to_string())?;
-            let prepared = Prepared::load(model, &mut reference, rows).map_err(|error| error.to_string())?;
-            let outputs = prepared.run(&mut reference, &[&dispute.input]).map_err(|error| error.to_string())?;
+            let prepared =
+                Prepared::load(model, &mut reference, rows).map_err(|error| error.to_string())?;
+            let outputs = prepared
+                .run(&mut reference, &[&dispute.input])
+                .map_err(|error| error.to_string())?;
             outputs.into_iter().next().ok_or_else(|| "a run of one input gave no output".to_owned())
         });
         let truth = truth.ok().map(Arc::new);

@@ -22,14 +22,11 @@ fn alone(model: &Model, inputs: &[Vec<u8>]) -> Vec<Tensor> {
 /// Holds the device until `inputs` wait, so that they leave in batches of at most `jobs`, and compares.
 fn in_batches(model: &Arc<Model>, inputs: &[Vec<u8>], jobs: u32) {
     let want = alone(model, inputs);
-    let config = EngineConfig {
-        batch_jobs_max: jobs,
-        batch_rows_max: 2_000,
-        memo_bytes_max: 0,
-        ..config()
-    };
+    let config =
+        EngineConfig { batch_jobs_max: jobs, batch_rows_max: 2_000, memo_bytes_max: 0, ..config() };
     let (device, script) = scripted(u64::MAX);
-    let setup = Setup::new(config, vec![Arc::clone(model)], vec![Box::new(device) as Box<dyn Backend>]);
+    let setup =
+        Setup::new(config, vec![Arc::clone(model)], vec![Box::new(device) as Box<dyn Backend>]);
     script.close();
     let held = setup.submit(setup.job(&inputs[0]));
     script.wait_at_gate(1);
@@ -57,7 +54,8 @@ fn a_classifier_says_the_same_alone_and_in_batches_of_1_2_7_and_32() {
 #[test]
 fn an_encoder_says_the_same_alone_and_in_batches_of_1_2_7_and_32() {
     let model = model::encoder(5);
-    let inputs: Vec<_> = (0..64).map(|seed| model::tokens(seed, 1 + (seed * 7 % 40) as u32)).collect();
+    let inputs: Vec<_> =
+        (0..64).map(|seed| model::tokens(seed, 1 + (seed * 7 % 40) as u32)).collect();
     for jobs in [1, 2, 7, 32] {
         in_batches(&model, &inputs, jobs);
     }

@@ -6,10 +6,14 @@ mod common;
 
 use std::sync::{Arc, mpsc::channel};
 
-use common::{Setup, config, device::scripted, model::{classifier, encoder, pixels, tokens}};
+use common::{
+    Setup, config,
+    device::scripted,
+    model::{classifier, encoder, pixels, tokens},
+};
 use hyperion_engine::{EngineConfig, InferError, Invalid};
 use hyperion_model::Tensor;
-use hyperion_primitives::{B256, ModelId, input_hash, tensor_root, Dtype};
+use hyperion_primitives::{B256, Dtype, ModelId, input_hash, tensor_root};
 
 type Call = (ModelId, Arc<[u8]>);
 
@@ -65,7 +69,8 @@ fn one_bad_call_spoils_no_other() {
 
 #[test]
 fn a_block_larger_than_a_batch_runs_in_several() {
-    let setup = Setup::classifier(EngineConfig { batch_jobs_max: 8, ..config() }, scripted(u64::MAX).0);
+    let setup =
+        Setup::classifier(EngineConfig { batch_jobs_max: 8, ..config() }, scripted(u64::MAX).0);
     let model = setup.models[0].id();
     let calls = (0..20).map(|seed| (model, Arc::from(pixels(seed, 1)))).collect();
     assert!(run(&setup, calls).iter().all(Result::is_ok));

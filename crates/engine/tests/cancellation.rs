@@ -61,7 +61,9 @@ fn a_run_that_has_begun_is_claimed_only_if_somebody_signed_for_it() {
         setup.engine.drain(u64::MAX);
         let claims = setup.sink.claims.lock().len();
         match setup.engine.status(id) {
-            Some(RequestStatus::Failed(Failure::Cancelled)) => assert_eq!((name, claims), ("unsigned", 0)),
+            Some(RequestStatus::Failed(Failure::Cancelled)) => {
+                assert_eq!((name, claims), ("unsigned", 0))
+            }
             Some(RequestStatus::Claimed(_)) => assert_eq!((name, claims), ("signed", 1)),
             other => panic!("{name}: {other:?}"),
         }

@@ -6,8 +6,16 @@ mod common;
 
 use std::sync::{Arc, mpsc::channel};
 
-use common::{Key, Setup, UNIX_S, config, device::scripted, domain, model::{classifier, pixels}};
-use hyperion_engine::{ClaimSink, Engine, EngineConfig, Failure, LogPlace, ManualClock, Registry, RequestStatus, SignError, Signer};
+use common::{
+    Key, Setup, UNIX_S, config,
+    device::scripted,
+    domain,
+    model::{classifier, pixels},
+};
+use hyperion_engine::{
+    ClaimSink, Engine, EngineConfig, Failure, LogPlace, ManualClock, Registry, RequestStatus,
+    SignError, Signer,
+};
 use hyperion_primitives::{Address, B256, RequestId, U256};
 use hyperion_verify::Request;
 
@@ -16,7 +24,8 @@ fn a_claim_says_what_ran_and_checks() {
     let config = EngineConfig { challenge_window_s: 1_000, ..config() };
     let setup = Setup::classifier(config, scripted(u64::MAX).0);
     setup.advance_us(5_000_000);
-    let job = setup.job_with(Request { tier: 4, nonce: U256::from(1), ..Request::default() }, &pixels(1, 3));
+    let job = setup
+        .job_with(Request { tier: 4, nonce: U256::from(1), ..Request::default() }, &pixels(1, 3));
     let request = job.request().clone();
     let (_ticket, outcome) = setup.submit(job.clone());
     let answer = outcome.recv().unwrap().unwrap();
@@ -25,12 +34,18 @@ fn a_claim_says_what_ran_and_checks() {
     assert_eq!(answer.digest, claim.digest(&domain()));
     assert_eq!(answer.request, request);
     assert_eq!((claim.request_id, claim.model_id), (job.id(), setup.models[0].id()));
-    assert_eq!((claim.input_hash, claim.output_hash), (request.input_hash, answer.output.output_hash()));
+    assert_eq!(
+        (claim.input_hash, claim.output_hash),
+        (request.input_hash, answer.output.output_hash())
+    );
     assert_eq!((claim.in_tokens, claim.out_tokens), (3, 0));
     assert_eq!(Some(claim.macs), setup.models[0].manifest().macs(3, 0));
     assert_eq!((claim.tier, claim.worker), (4, setup.engine.worker()));
     assert_eq!(claim.challenge_until, UNIX_S + 5 + 1_000);
-    assert_eq!((claim.seed, claim.sampling_hash, claim.trace_root), (B256::ZERO, B256::ZERO, B256::ZERO));
+    assert_eq!(
+        (claim.seed, claim.sampling_hash, claim.trace_root),
+        (B256::ZERO, B256::ZERO, B256::ZERO)
+    );
     assert_eq!(setup.sink.claims.lock()[0].digest, answer.digest);
 }
 
@@ -58,7 +73,9 @@ fn a_request_goes_from_claimed_to_logged_and_its_waiters_hear_of_it() {
     listen();
     assert_eq!(told.try_recv(), Ok(place), "later listeners hear at once");
     match setup.engine.status(id) {
-        Some(RequestStatus::Logged { index: 17, answer: logged }) => assert_eq!(logged.digest, answer.digest),
+        Some(RequestStatus::Logged { index: 17, answer: logged }) => {
+            assert_eq!(logged.digest, answer.digest)
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(setup.engine.request_of(answer.digest), Some(id));
@@ -93,7 +110,8 @@ fn what_cannot_be_signed_fails_and_is_not_offered() {
     let offered: Box<dyn ClaimSink> = Box::new(sink.clone());
     let clock = Arc::new(ManualClock::new(UNIX_S));
     let devices = vec![Box::new(scripted(u64::MAX).0) as Box<_>];
-    let engine = Engine::new(config(), models, devices, Arc::new(Broken), domain(), clock, offered).unwrap();
+    let engine =
+        Engine::new(config(), models, devices, Arc::new(Broken), domain(), clock, offered).unwrap();
     let model = engine.resolve("m").unwrap().id;
     let job = engine.complete(model, Request::default(), pixels(1, 1).into()).unwrap();
     let (tell, told) = channel();

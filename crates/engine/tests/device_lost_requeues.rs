@@ -11,11 +11,14 @@ use std::{
 };
 
 use common::{
-    Outcome, Setup, config, two,
+    Outcome, Setup, config,
     device::{Fault, Script, first_at_gate, scripted},
     model::{classifier, pixels},
+    two,
 };
-use hyperion_engine::{Clock as _, Engine, EngineConfig, EngineError, Failure, ManualClock, Pushback, Registry};
+use hyperion_engine::{
+    Clock as _, Engine, EngineConfig, EngineError, Failure, ManualClock, Pushback, Registry,
+};
 
 /// Waits for an outcome while time passes in steps of a second, as devices that failed a test need it.
 fn within(setup: &Setup, outcome: &Receiver<Outcome>) -> Outcome {
@@ -67,7 +70,9 @@ fn a_job_that_breaks_every_device_fails_alone_after_three() {
     let more: Vec<_> = (6..=9).map(|seed| setup.submit(setup.job(&pixels(seed, 1)))).collect();
     script.open();
     match within(&setup, &bad) {
-        Err(Failure::NoWorker { attempts: 3, cause }) => assert!(cause.contains("told to"), "{cause}"),
+        Err(Failure::NoWorker { attempts: 3, cause }) => {
+            assert!(cause.contains("told to"), "{cause}")
+        }
         other => panic!("{other:?}"),
     }
     for outcome in good.iter().chain(&more).map(|(_, outcome)| outcome).chain([&first]) {
@@ -100,7 +105,9 @@ fn without_any_device_in_service_new_work_is_pushed_back_and_old_work_fails_in_t
     let (_ticket, outcome) = setup.submit(setup.job(&pixels(1, 1)));
     // Its known answer is wrong from now on, so the device passes no test any more.
     match within(&setup, &outcome) {
-        Err(Failure::NoWorker { attempts: 1, cause }) => assert!(cause.contains("known question"), "{cause}"),
+        Err(Failure::NoWorker { attempts: 1, cause }) => {
+            assert!(cause.contains("known question"), "{cause}")
+        }
         other => panic!("{other:?}"),
     }
     let refused = setup.try_submit(setup.job(&pixels(2, 1))).unwrap_err();
@@ -149,7 +156,9 @@ fn a_device_that_computes_other_bits_than_pinned_never_serves() {
         Box::new(common::Sink::default()),
     );
     match started {
-        Err(EngineError::NoDevice(why)) => assert!(why.contains("other bits than pinned: quantize"), "{why}"),
+        Err(EngineError::NoDevice(why)) => {
+            assert!(why.contains("other bits than pinned: quantize"), "{why}")
+        }
         other => panic!("{other:?}"),
     }
 }

@@ -91,7 +91,8 @@ fn dropping_the_engine_ends_every_wait_once() {
 fn a_waiter_may_hold_the_last_engine_and_may_panic() {
     let setup = Setup::classifier(config(), scripted(u64::MAX).0);
     let panics = setup.job(&pixels(1, 1));
-    let _ticket = setup.engine.submit(panics, Box::new(|_| panic!("the waiter's own fault"))).unwrap();
+    let _ticket =
+        setup.engine.submit(panics, Box::new(|_| panic!("the waiter's own fault"))).unwrap();
     let (_ticket, outcome) = setup.submit(setup.job(&pixels(2, 1)));
     outcome.recv().unwrap().expect("the engine's threads go on");
     let (tell, told) = channel();

@@ -6,7 +6,11 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Setup, config, device::{Script, scripted}, model::pixels};
+use common::{
+    Setup, config,
+    device::{Script, scripted},
+    model::pixels,
+};
 use hyperion_engine::{Class, EngineConfig, KeyId, Pushback, Ticket};
 
 /// A setup whose device is busy until the script opens the gate.
@@ -28,11 +32,17 @@ fn one_caller_leaves_room_for_the_next_and_holds_half_while_he_waits() {
         tickets.push(setup.submit(job("ann", seed)).0);
     }
     let refused = setup.try_submit(job("ann", 14)).unwrap_err();
-    assert!(matches!(refused, Pushback::ShareFull { own: 14, waiting: 14, limit: 16, .. }), "{refused}");
+    assert!(
+        matches!(refused, Pushback::ShareFull { own: 14, waiting: 14, limit: 16, .. }),
+        "{refused}"
+    );
     let ben = setup.submit(job("ben", 20)).0;
     tickets.drain(..6).for_each(drop);
     let refused = setup.try_submit(job("ann", 15)).unwrap_err();
-    assert!(matches!(refused, Pushback::ShareFull { own: 8, waiting: 9, limit: 16, .. }), "{refused}");
+    assert!(
+        matches!(refused, Pushback::ShareFull { own: 8, waiting: 9, limit: 16, .. }),
+        "{refused}"
+    );
     drop(ben);
     tickets.push(setup.submit(job("ann", 15)).0);
     script.open();
@@ -42,7 +52,8 @@ fn one_caller_leaves_room_for_the_next_and_holds_half_while_he_waits() {
 fn a_class_goes_before_the_next_and_within_a_class_the_first_comes_first() {
     let (setup, script, _running) = busy(EngineConfig { batch_jobs_max: 1, ..config() });
     let classes = [Class::Free, Class::Paid, Class::Free, Class::Paid];
-    let jobs = classes.iter().zip(0..).map(|(class, seed)| setup.job(&pixels(seed, 1)).class(*class));
+    let jobs =
+        classes.iter().zip(0..).map(|(class, seed)| setup.job(&pixels(seed, 1)).class(*class));
     let _waiting: Vec<_> = jobs.map(|job| setup.submit(job)).collect();
     let call = (setup.models[0].id(), Arc::from(pixels(4, 1)));
     setup.engine.run_batch(vec![call], Box::new(drop));
@@ -55,7 +66,8 @@ fn a_class_goes_before_the_next_and_within_a_class_the_first_comes_first() {
 
 #[test]
 fn a_block_is_never_refused_for_want_of_room() {
-    let (setup, script, _running) = busy(EngineConfig { queue_jobs_max: 1, queue_bytes_max: 64, ..config() });
+    let (setup, script, _running) =
+        busy(EngineConfig { queue_jobs_max: 1, queue_bytes_max: 64, ..config() });
     let _ticket = setup.submit(setup.job(&pixels(0, 1)));
     assert!(setup.try_submit(setup.job(&pixels(1, 1))).is_err());
     let (tell, told) = std::sync::mpsc::channel();

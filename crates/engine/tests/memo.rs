@@ -70,7 +70,10 @@ fn equal_contents_of_one_batch_run_once() {
     script.wait_at_gate(1);
     let waiting: Vec<_> = (0..6).map(|n| setup.submit(setup.job(&pixels(n % 2, 3)))).collect();
     script.open();
-    let outputs: Vec<_> = waiting.iter().map(|(_, outcome)| outcome.recv().unwrap().unwrap().output.clone()).collect();
+    let outputs: Vec<_> = waiting
+        .iter()
+        .map(|(_, outcome)| outcome.recv().unwrap().unwrap().output.clone())
+        .collect();
     assert!(outputs.iter().zip(&outputs[2..]).all(|(one, other)| one == other));
     assert_eq!(setup.engine.stats().models[0].rows, 1 + 2 * 3, "two contents of three rows");
 }

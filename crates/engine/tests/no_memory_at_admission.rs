@@ -6,7 +6,11 @@ mod common;
 
 use std::sync::{Arc, mpsc::channel};
 
-use common::{Setup, config, device::scripted, model::{classifier, encoder, pixels, tokens}};
+use common::{
+    Setup, config,
+    device::scripted,
+    model::{classifier, encoder, pixels, tokens},
+};
 use hyperion_engine::{InferError, Pushback, Unready};
 use hyperion_model::Model;
 use hyperion_ops::Backend;
@@ -34,7 +38,10 @@ fn a_model_that_fits_no_device_is_refused_with_numbers_and_the_others_are_served
     let want = Pushback::NoMemory { needed_bytes: needs_large, largest_bytes };
     let job = setup.engine.complete(large.id(), Request::default(), tokens(1, 3).into()).unwrap();
     assert_eq!(setup.try_submit(job).unwrap_err(), want);
-    assert_eq!(setup.engine.infer_now(large.id(), &tokens(1, 3)).unwrap_err(), InferError::Pushback(want.clone()));
+    assert_eq!(
+        setup.engine.infer_now(large.id(), &tokens(1, 3)).unwrap_err(),
+        InferError::Pushback(want.clone())
+    );
     let (_ticket, outcome) = setup.submit(setup.job(&pixels(1, 1)));
     outcome.recv().unwrap().unwrap();
     let (tell, told) = channel();

@@ -4,7 +4,11 @@
 
 mod common;
 
-use common::{Setup, config, device::scripted, model::{self, PIXELS, pixels}};
+use common::{
+    Setup, config,
+    device::scripted,
+    model::{self, PIXELS, pixels},
+};
 use hyperion_engine::{Class, EngineConfig, Invalid, Pushback};
 use hyperion_primitives::{Address, B256, ModelId, U256};
 use hyperion_verify::{InputError, Request};
@@ -18,7 +22,9 @@ fn a_full_queue_says_how_full_and_when_to_come_back() {
     script.wait_at_gate(1);
     let waiting: Vec<_> = (1..=3).map(|seed| setup.submit(setup.job(&pixels(seed, 1)))).collect();
     let refused = setup.try_submit(setup.job(&pixels(4, 1))).unwrap_err();
-    let Pushback::QueueFull { waiting: 3, limit: 3, retry_ms } = refused else { panic!("{refused}") };
+    let Pushback::QueueFull { waiting: 3, limit: 3, retry_ms } = refused else {
+        panic!("{refused}")
+    };
     assert!((40..=12_000).contains(&retry_ms), "{retry_ms}");
     let paid = setup.submit(setup.job(&pixels(5, 1)).class(Class::Paid));
     script.open();
@@ -36,7 +42,10 @@ fn waiting_inputs_are_bounded_in_bytes() {
     script.wait_at_gate(1);
     let _second = setup.submit(setup.job(&pixels(1, 2)));
     let refused = setup.try_submit(setup.job(&pixels(2, 2))).unwrap_err();
-    assert!(matches!(refused, Pushback::BytesFull { waiting_bytes: 128, limit_bytes: 200, .. }), "{refused}");
+    assert!(
+        matches!(refused, Pushback::BytesFull { waiting_bytes: 128, limit_bytes: 200, .. }),
+        "{refused}"
+    );
     let _third = setup.submit(setup.job(&pixels(3, 1)));
     script.open();
 }
@@ -69,7 +78,9 @@ fn a_log_that_is_behind_pushes_new_requests_back_and_old_claims_arrive_in_order(
 fn a_request_that_contradicts_itself_is_invalid() {
     let setup = Setup::classifier(config(), scripted(u64::MAX).0);
     let model = setup.models[0].id();
-    let refused = |request: Request, input: &[u8]| setup.engine.complete(model, request, input.into()).unwrap_err();
+    let refused = |request: Request, input: &[u8]| {
+        setup.engine.complete(model, request, input.into()).unwrap_err()
+    };
     let other = B256::repeat_byte(9);
     let fields: [(&str, Request); 7] = [
         ("request.model_id", Request { model_id: ModelId(other), ..Request::default() }),
@@ -93,14 +104,23 @@ fn a_request_that_contradicts_itself_is_invalid() {
     wild[..4].copy_from_slice(&i32::MIN.to_le_bytes());
     let inputs = [
         ("empty", vec![], InputError::Shape { got_bytes: 0, row_bytes }),
-        ("a byte short", pixels(1, 1)[1..].to_vec(), InputError::Shape { got_bytes: 63, row_bytes }),
+        (
+            "a byte short",
+            pixels(1, 1)[1..].to_vec(),
+            InputError::Shape { got_bytes: 63, row_bytes },
+        ),
         ("a row too many", pixels(1, 41), InputError::Rows { got: 41, max: 40 }),
-        ("out of range", wild, InputError::Range { element: 0, got: i32::MIN.into(), max: (1 << 30) - 1 }),
+        (
+            "out of range",
+            wild,
+            InputError::Range { element: 0, got: i32::MIN.into(), max: (1 << 30) - 1 },
+        ),
     ];
     for (name, input, want) in inputs {
         assert_eq!(refused(Request::default(), &input), Invalid::Input(want), "{name}");
     }
-    let unknown = setup.engine.complete(ModelId(other), Request::default(), pixels(1, 1).into()).unwrap_err();
+    let unknown =
+        setup.engine.complete(ModelId(other), Request::default(), pixels(1, 1).into()).unwrap_err();
     assert_eq!(unknown, Invalid::ModelNotFound(other.to_string()));
 }
 
@@ -109,7 +129,10 @@ fn a_request_is_filled_where_it_is_zero() {
     let setup = Setup::classifier(config(), scripted(u64::MAX).0);
     let job = setup.job_with(Request { nonce: U256::from(3), ..Request::default() }, &pixels(1, 2));
     let request = job.request();
-    assert_eq!((request.model_id, request.tier, request.nonce), (setup.models[0].id(), 1, U256::from(3)));
+    assert_eq!(
+        (request.model_id, request.tier, request.nonce),
+        (setup.models[0].id(), 1, U256::from(3))
+    );
     assert_eq!(request.deadline, common::UNIX_S + 60);
     assert!(!request.input_hash.is_zero() && request.sampling_hash.is_zero());
     assert_eq!((job.id(), job.rows()), (request.id(&setup.engine.domain()), 2));
@@ -120,9 +143,16 @@ fn a_request_is_filled_where_it_is_zero() {
 #[test]
 fn a_model_goes_by_its_aliases_and_by_its_id() {
     let model = model::classifier(1);
-    let setup = Setup::new(config(), vec![model.clone(), model.clone()], vec![Box::new(scripted(u64::MAX).0)]);
+    let setup = Setup::new(
+        config(),
+        vec![model.clone(), model.clone()],
+        vec![Box::new(scripted(u64::MAX).0)],
+    );
     let info = setup.engine.resolve("m1").unwrap();
-    assert_eq!((info.id, info.aliases.clone(), info.ready), (model.id(), vec!["m0".into(), "m1".into()], Ok(())));
+    assert_eq!(
+        (info.id, info.aliases.clone(), info.ready),
+        (model.id(), vec!["m0".into(), "m1".into()], Ok(()))
+    );
     assert_eq!(setup.engine.models().len(), 1, "two names, one model");
     assert_eq!(setup.engine.resolve(&model.id().to_string()).unwrap().id, model.id());
     for nobody in ["m2", "", "0x", "0x1234", &B256::ZERO.to_string()] {

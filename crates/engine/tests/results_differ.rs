@@ -6,7 +6,12 @@ mod common;
 
 use std::{sync::Arc, thread};
 
-use common::{Setup, config, device::{Script, first_at_gate}, model::pixels, two};
+use common::{
+    Setup, config,
+    device::{Script, first_at_gate},
+    model::pixels,
+    two,
+};
 use hyperion_engine::{Answer, EngineConfig, Failure, Job, RequestStatus};
 
 /// One of two devices goes silent under a job, the other answers it, then the first speaks after all. Gives which
@@ -49,7 +54,10 @@ fn a_claim_that_was_wrong_is_disproved_for_good() {
     let evidence = setup.engine.evidence().remove(0);
     assert_eq!(evidence.truth.as_ref(), Some(&evidence.second.1));
     assert_eq!(answer.output, evidence.first.1);
-    assert!(matches!(setup.engine.status(job.id()), Some(RequestStatus::Failed(Failure::Disproved))));
+    assert!(matches!(
+        setup.engine.status(job.id()),
+        Some(RequestStatus::Failed(Failure::Disproved))
+    ));
     let (_ticket, outcome) = setup.submit(job);
     assert_eq!(outcome.recv().unwrap().unwrap_err(), Failure::Disproved);
 }

@@ -10,13 +10,15 @@ use std::{
 };
 
 use hyperion_engine::{
-    Answer, Class, Content, DeviceStats, EngineConfig, EngineStats, Failure, KeyId, ModelStats, RequestStatus,
-    SignError,
+    Answer, Class, Content, DeviceStats, EngineConfig, EngineStats, Failure, KeyId, ModelStats,
+    RequestStatus, SignError,
     machine::{Ask, Batch, Dispute, Machine, Submitted, Take, TicketId, ToSign, Waiter, Work},
 };
 use hyperion_model::Tensor;
 use hyperion_ops::{DeviceInfo, DeviceKind};
-use hyperion_primitives::{Address, B256, ClaimDigest, Dtype, Keccak, Mix, ModelId, RequestId, U256};
+use hyperion_primitives::{
+    Address, B256, ClaimDigest, Dtype, Keccak, Mix, ModelId, RequestId, U256,
+};
 use hyperion_verify::{Claim, Request, SignedClaim};
 use parking_lot::Mutex;
 
@@ -241,7 +243,11 @@ impl World {
     fn hear(&mut self, asked: usize, outcome: &Result<Vec<u8>, Failure>) {
         let asked = &mut self.asked[asked];
         asked.outcomes += 1;
-        assert_eq!(asked.outcomes, 1, "seed {}: on_done was called again with {outcome:?}", self.seed);
+        assert_eq!(
+            asked.outcomes, 1,
+            "seed {}: on_done was called again with {outcome:?}",
+            self.seed
+        );
         if let (Ok(data), false) = (outcome, self.liars) {
             assert_eq!(*data, truth(&asked.content).data, "seed {}: other bytes", self.seed);
         }
@@ -256,7 +262,9 @@ impl World {
         let gap_us = self.mix.below([200, 3_000][usize::from(self.submitted % 100 > 60)]);
         self.after(gap_us, Event::Submit);
         let repeat = !self.requests.is_empty() && self.chance(4);
-        let owner = [None, Some(KeyId::from("ann")), Some(KeyId::from("ben"))][self.mix.below(3) as usize].clone();
+        let owner = [None, Some(KeyId::from("ann")), Some(KeyId::from("ben"))]
+            [self.mix.below(3) as usize]
+            .clone();
         let class = [Class::Free, Class::Free, Class::Paid][self.mix.below(3) as usize];
         let deadline_us = self.chance(2).then(|| self.now_us + self.mix.below(20_000));
         let (ask, work) = if repeat {
@@ -276,7 +284,8 @@ impl World {
                 0 => (None, self.work(content, Class::Chain, None, None)),
                 1 => (None, self.work(content, class, None, owner)),
                 _ => {
-                    let requester = if self.chance(3) { Address::repeat_byte(7) } else { Address::ZERO };
+                    let requester =
+                        if self.chance(3) { Address::repeat_byte(7) } else { Address::ZERO };
                     let nonce = U256::from(self.submitted);
                     let request = Request { requester, nonce, ..Request::default() };
                     let id = RequestId(B256::from(nonce));
@@ -310,7 +319,12 @@ impl World {
             }
             Ok(Submitted::Replayed) => None,
             Err(pushback) => {
-                assert_ne!(work.class, Class::Chain, "seed {}: a block was pushed back: {pushback}", self.seed);
+                assert_ne!(
+                    work.class,
+                    Class::Chain,
+                    "seed {}: a block was pushed back: {pushback}",
+                    self.seed
+                );
                 assert_eq!(before.accepted, self.machine.stats().accepted);
                 return;
             }
@@ -325,8 +339,15 @@ impl World {
         }
     }
 
-    fn work(&mut self, content: Content, class: Class, deadline_us: Option<u64>, owner: Option<KeyId>) -> Work {
-        let model = (0..).find(|model| model_id(*model) == content.model).expect("a content of some model");
+    fn work(
+        &mut self,
+        content: Content,
+        class: Class,
+        deadline_us: Option<u64>,
+        owner: Option<KeyId>,
+    ) -> Work {
+        let model =
+            (0..).find(|model| model_id(*model) == content.model).expect("a content of some model");
         let rows = 1 + (content.input_hash[31] % 20) as u32;
         let input = le(&vec![0; rows as usize]).into();
         Work { model, content, input, rows, class, deadline_us, owner }
@@ -383,7 +404,9 @@ impl World {
     }
 
     fn end(&mut self, device: usize) {
-        let At::Batch(batch) = std::mem::replace(&mut self.devices[device], At::Nothing) else { return };
+        let At::Batch(batch) = std::mem::replace(&mut self.devices[device], At::Nothing) else {
+            return;
+        };
         self.after(0, Event::Look(device));
         let out_of_service = !self.machine.stats().devices[device].in_service;
         if self.chance(if out_of_service { 4 } else { 15 }) {
@@ -399,7 +422,11 @@ impl World {
         }
         let finished = self.machine.finish(batch.lease, outputs, rows, self.now_us);
         self.to_sign.extend(finished.to_sign);
-        assert!(self.liars || finished.disputes.is_empty(), "seed {}: equal bytes disputed", self.seed);
+        assert!(
+            self.liars || finished.disputes.is_empty(),
+            "seed {}: equal bytes disputed",
+            self.seed
+        );
         for dispute in finished.disputes {
             self.settle(&dispute);
         }
@@ -437,7 +464,8 @@ impl World {
         let outcome = if self.chance(50) {
             Err(SignError("simulated".to_owned()))
         } else {
-            let digest = Keccak::tagged(b"claim").update(to_sign.ask.id.0).u64(self.now_us).finish();
+            let digest =
+                Keccak::tagged(b"claim").update(to_sign.ask.id.0).u64(self.now_us).finish();
             Ok(Arc::new(Answer {
                 request: to_sign.ask.request.clone(),
                 output: Arc::clone(&to_sign.output),
@@ -466,15 +494,19 @@ impl World {
             let earlier = self.logged.insert(request, answer.digest);
             // A request is answered again only if its first answer was let go.
             assert!(
-                earlier.is_none() || self.config.kept_bytes_max < u64::MAX || self.now_us > 1_000_000,
+                earlier.is_none()
+                    || self.config.kept_bytes_max < u64::MAX
+                    || self.now_us > 1_000_000,
                 "seed {}: two claims for {request}",
                 self.seed
             );
             match self.machine.status(request) {
                 None | Some(RequestStatus::Logged { .. }) => {}
-                Some(RequestStatus::Failed(Failure::Disproved | Failure::Mismatch { .. })) if self.liars => {}
-                Some(RequestStatus::Running | RequestStatus::Queued | RequestStatus::Claimed(_))
-                    if earlier.is_some() || self.config.kept_bytes_max < u64::MAX => {}
+                Some(RequestStatus::Failed(Failure::Disproved | Failure::Mismatch { .. }))
+                    if self.liars => {}
+                Some(
+                    RequestStatus::Running | RequestStatus::Queued | RequestStatus::Claimed(_),
+                ) if earlier.is_some() || self.config.kept_bytes_max < u64::MAX => {}
                 other => panic!("seed {}: logged, and then {other:?}", self.seed),
             }
         }
@@ -512,7 +544,12 @@ impl World {
                 assert_eq!(answer.output, truth, "seed {}: a wrong claim stands", self.seed);
             }
         }
-        assert_eq!(stats.results_mismatch > 0, !self.machine.evidence().is_empty(), "seed {}", self.seed);
+        assert_eq!(
+            stats.results_mismatch > 0,
+            !self.machine.evidence().is_empty(),
+            "seed {}",
+            self.seed
+        );
         self.now_us += (self.config.keep_s + 2) * 1_000_000;
         self.machine.expire(self.now_us);
         self.machine.expire(self.now_us);

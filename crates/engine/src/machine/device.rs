@@ -36,10 +36,20 @@ pub enum Take {
 #[derive(Debug)]
 enum Duty {
     /// Out of service.
-    Out { reason: String, failed_tests: u32 },
-    Idle { since_us: u64 },
-    Busy { lease: LeaseId, until_us: u64 },
-    Probing { until_us: u64 },
+    Out {
+        reason: String,
+        failed_tests: u32,
+    },
+    Idle {
+        since_us: u64,
+    },
+    Busy {
+        lease: LeaseId,
+        until_us: u64,
+    },
+    Probing {
+        until_us: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -52,7 +62,11 @@ pub(super) struct Device {
 
 impl Device {
     pub(super) fn new(holds: Vec<bool>) -> Self {
-        Self { holds, duty: Duty::Out { reason: "starting".to_owned(), failed_tests: 0 }, condemned: None }
+        Self {
+            holds,
+            duty: Duty::Out { reason: "starting".to_owned(), failed_tests: 0 },
+            condemned: None,
+        }
     }
 
     pub(super) const fn is_in_service(&self) -> bool {
@@ -183,7 +197,9 @@ impl Machine {
             self.devices[device].duty = Duty::Probing { until_us };
             return Take::Probe;
         }
-        Take::Wait(self.next_due_us(device).map_or(Some(probe_us), |due_us| Some(due_us.min(probe_us))))
+        Take::Wait(
+            self.next_due_us(device).map_or(Some(probe_us), |due_us| Some(due_us.min(probe_us))),
+        )
     }
 
     /// The model whose turn it is on this device, and the class that earned it the turn: the oldest job of the
@@ -192,7 +208,8 @@ impl Machine {
         Class::ALL.into_iter().find_map(|class| {
             let candidates = (0..self.models.len()).filter_map(|model| {
                 let key = self.eligible(device, model, class).next()?;
-                (class == Class::Chain || self.is_model_due(device, model, now_us)).then_some((key, model))
+                (class == Class::Chain || self.is_model_due(device, model, now_us))
+                    .then_some((key, model))
             });
             candidates.min().map(|(_, model)| (model, class))
         })
@@ -200,16 +217,24 @@ impl Machine {
 
     /// Jobs of a line that this device may run, in order. A job avoids the device it was lost on while another
     /// serves its model.
-    fn eligible(&self, device: DeviceIndex, model: usize, class: Class) -> impl Iterator<Item = JobKey> {
+    fn eligible(
+        &self,
+        device: DeviceIndex,
+        model: usize,
+        class: Class,
+    ) -> impl Iterator<Item = JobKey> {
         let held = self.devices[device].holds[model];
-        let others = self.devices.iter().enumerate().any(|(at, other)| at != device && other.serves(model));
+        let others =
+            self.devices.iter().enumerate().any(|(at, other)| at != device && other.serves(model));
         let line = self.models[model].queue.line(class).keys();
         line.filter(move |key| held && !(others && self.jobs[key].lost_on == Some(device)))
     }
 
     /// Paid and free jobs of a model that this device may run, in the order of service.
     fn shared(&self, device: DeviceIndex, model: usize) -> impl Iterator<Item = JobKey> {
-        [Class::Paid, Class::Free].into_iter().flat_map(move |class| self.eligible(device, model, class))
+        [Class::Paid, Class::Free]
+            .into_iter()
+            .flat_map(move |class| self.eligible(device, model, class))
     }
 
     fn is_model_due(&self, device: DeviceIndex, model: usize, now_us: u64) -> bool {
@@ -225,7 +250,8 @@ impl Machine {
 
     /// The job that has waited longest, of those at the heads of the shared lines.
     fn oldest(&self, device: DeviceIndex, model: usize) -> Option<&Record> {
-        let heads = [Class::Paid, Class::Free].map(|class| self.eligible(device, model, class).next());
+        let heads =
+            [Class::Paid, Class::Free].map(|class| self.eligible(device, model, class).next());
         heads.into_iter().flatten().min().map(|key| &self.jobs[&key])
     }
 
@@ -267,7 +293,8 @@ impl Machine {
 
     /// Wakes one idle device for a model.
     pub(super) fn wake(&mut self, model: usize) {
-        let idle = |device: &Device| device.holds[model] && matches!(device.duty, Duty::Idle { .. });
+        let idle =
+            |device: &Device| device.holds[model] && matches!(device.duty, Duty::Idle { .. });
         self.effects.wake.extend(self.devices.iter().position(idle));
     }
 

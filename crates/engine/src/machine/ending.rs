@@ -23,7 +23,8 @@ impl Machine {
     ) -> bool {
         let key = to_sign.job;
         let Some(record) = self.jobs.get_mut(&key) else { return false };
-        if !matches!(&record.state, State::Signing(output) if Arc::ptr_eq(output, &to_sign.output)) {
+        if !matches!(&record.state, State::Signing(output) if Arc::ptr_eq(output, &to_sign.output))
+        {
             return false;
         }
         self.stats.sign_us.add(took_us);

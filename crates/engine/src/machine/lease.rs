@@ -5,7 +5,9 @@ use std::sync::Arc;
 use hyperion_model::Tensor;
 use hyperion_primitives::RequestId;
 
-use super::{Ask, DeviceIndex, JobKey, LEASES_MAX, Machine, Record, State, Work, device::REFEREE_MS};
+use super::{
+    Ask, DeviceIndex, JobKey, LEASES_MAX, Machine, Record, State, Work, device::REFEREE_MS,
+};
 use crate::{Content, Failure};
 
 /// Pairs of outputs kept as evidence.
@@ -199,7 +201,8 @@ impl Machine {
         self.stats.devices[device].busy_us += took_us;
         let now_ns = took_us.saturating_mul(1_000) / rows;
         let row_ns = &mut self.models[model].row_ns;
-        *row_ns = if *row_ns == 0 { now_ns } else { row_ns.saturating_mul(7).saturating_add(now_ns) / 8 };
+        *row_ns =
+            if *row_ns == 0 { now_ns } else { row_ns.saturating_mul(7).saturating_add(now_ns) / 8 };
     }
 
     /// The first output of a job: the end of one without a request, a claim to be made of another.
@@ -238,7 +241,8 @@ impl Machine {
         let before = std::mem::replace(&mut record.state, State::Queued);
         record.state = State::Disputed(Box::new(before));
         let Work { model, input, content, .. } = &record.work;
-        let dispute = Dispute { job: key, model: *model, input: Arc::clone(input), content: *content };
+        let dispute =
+            Dispute { job: key, model: *model, input: Arc::clone(input), content: *content };
         let request = record.ask.as_ref().map(|ask| ask.id);
         for wait in std::mem::take(&mut record.waits) {
             self.tell(wait.waiter, Err(Failure::Mismatch { retry_ms: REFEREE_MS }));
@@ -250,13 +254,24 @@ impl Machine {
             self.condemn(device, "its result differed from another device's");
         }
         let content = dispute.content;
-        self.evidence.push_back(Evidence { content, request, first: (device, first), second, truth: None });
+        self.evidence.push_back(Evidence {
+            content,
+            request,
+            first: (device, first),
+            second,
+            truth: None,
+        });
         Some(dispute)
     }
 
     /// The scalar reference has spoken; `None` if it could not. A claim that was right stands, an output that
     /// was not signed yet is replaced, and a wrong claim fails its request for good.
-    pub fn verdict(&mut self, dispute: &Dispute, truth: Option<Arc<Tensor>>, now_us: u64) -> Option<ToSign> {
+    pub fn verdict(
+        &mut self,
+        dispute: &Dispute,
+        truth: Option<Arc<Tensor>>,
+        now_us: u64,
+    ) -> Option<ToSign> {
         let about = |evidence: &&mut Evidence| evidence.content == dispute.content;
         for evidence in self.evidence.iter_mut().filter(about) {
             evidence.truth.clone_from(&truth);
@@ -276,7 +291,9 @@ impl Machine {
             }
             (before @ (State::Claimed(_) | State::Logged(..)), truth) => {
                 let stands = match (&before, truth) {
-                    (State::Claimed(answer) | State::Logged(answer, _), Some(truth)) => answer.output == truth,
+                    (State::Claimed(answer) | State::Logged(answer, _), Some(truth)) => {
+                        answer.output == truth
+                    }
                     _ => false,
                 };
                 record.state = if stands { before } else { State::Failed(Failure::Disproved) };

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use hyperion_ops::{Backend, BackendError, BufferId, DeviceInfo, Reference, Step, WeightId, Weights};
+use hyperion_ops::{
+    Backend, BackendError, BufferId, DeviceInfo, Reference, Step, WeightId, Weights,
+};
 use parking_lot::{Condvar, Mutex};
 
 /// How a device breaks.

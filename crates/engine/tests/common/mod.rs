@@ -11,8 +11,8 @@ use std::sync::{
 };
 
 use hyperion_engine::{
-    Answer, ClaimSink, Engine, EngineConfig, Failure, Job, ManualClock, Pushback, Registry, SignError, Signer,
-    Ticket,
+    Answer, ClaimSink, Engine, EngineConfig, Failure, Job, ManualClock, Pushback, Registry,
+    SignError, Signer, Ticket,
 };
 use hyperion_model::Model;
 use hyperion_ops::Backend;
@@ -79,15 +79,26 @@ pub(crate) type Outcome = Result<Arc<Answer>, Failure>;
 
 impl Setup {
     /// An engine over `devices` that serves `models` as m0, m1, …
-    pub(crate) fn new(config: EngineConfig, models: Vec<Arc<Model>>, devices: Vec<Box<dyn Backend>>) -> Self {
+    pub(crate) fn new(
+        config: EngineConfig,
+        models: Vec<Arc<Model>>,
+        devices: Vec<Box<dyn Backend>>,
+    ) -> Self {
         let mut registry = Registry::new();
         for (index, model) in models.iter().enumerate() {
             registry.add(&format!("m{index}"), Arc::clone(model)).unwrap();
         }
         let (clock, sink) = (Arc::new(ManualClock::new(UNIX_S)), Sink::default());
         let offered = Box::new(sink.clone());
-        let engine =
-            Engine::new(config, registry, devices, Arc::new(Key::new()), domain(), clock.clone(), offered);
+        let engine = Engine::new(
+            config,
+            registry,
+            devices,
+            Arc::new(Key::new()),
+            domain(),
+            clock.clone(),
+            offered,
+        );
         Self { engine: engine.unwrap(), clock, sink, models, nonce: Mutex::new(0) }
     }
 
@@ -115,7 +126,9 @@ impl Setup {
 
     pub(crate) fn try_submit(&self, job: Job) -> Result<(Ticket, Receiver<Outcome>), Pushback> {
         let (tell, told) = channel();
-        self.engine.submit(job, Box::new(move |outcome| drop(tell.send(outcome)))).map(|ticket| (ticket, told))
+        self.engine
+            .submit(job, Box::new(move |outcome| drop(tell.send(outcome))))
+            .map(|ticket| (ticket, told))
     }
 
     /// Moves the clock and makes everybody look.

@@ -41,7 +41,11 @@ impl Maker {
         let mut data = Vec::new();
         for _ in 0..rows {
             let codes: Vec<i8> = (0..padded)
-                .map(|column| if column < width { (self.mix.below(255) as i16 - 127) as i8 } else { 0 })
+                .map(
+                    |column| {
+                        if column < width { (self.mix.below(255) as i16 - 127) as i8 } else { 0 }
+                    },
+                )
                 .collect();
             let mut row = vec![0; codes.len()];
             w8r::encode(&codes, &mut row);
