@@ -25,15 +25,16 @@ use std::{
 };
 
 use hyperion_model::Tensor;
-use hyperion_primitives::{ClaimDigest, Mix, RequestId};
+use hyperion_primitives::{ClaimDigest, RequestId};
 use hyperion_verify::Request;
 
 use crate::{
     Answer, BatchLimits, Class, Content, EngineConfig, EngineStats, Failure, KeyId, LogPlace,
     OnDone, OnLogged, OnOutput, Pushback, RequestStatus,
-    queue::{JobKey, Queue, may_wait},
+    queue::{JobKey, Queue},
 };
 
+mod admit;
 mod device;
 mod ending;
 mod lease;
@@ -130,11 +131,27 @@ impl fmt::Debug for Call {
     }
 }
 
+/// A closure that nobody will call. Its end may run anybody's code, so it ends outside, too.
+pub enum Dropped {
+    /// Of a submission that was pushed back.
+    Waiter(Waiter),
+    /// Of a request that will not be logged.
+    Logged(OnLogged),
+}
+
+impl fmt::Debug for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Dropped")
+    }
+}
+
 /// What the outside owes the machine after an event.
 #[derive(Debug, Default)]
 pub struct Effects {
     /// Waiters to be told, in this order.
     pub calls: Vec<Call>,
+    /// Closures to be dropped.
+    pub dropped: Vec<Dropped>,
     /// Devices to be woken.
     pub wake: Vec<DeviceIndex>,
     /// Whether [`Machine::next_us`] is earlier than it was when [`Machine::timer_set`] was last called.
@@ -159,7 +176,7 @@ pub enum Submitted {
     Joined(TicketId),
     /// Its output was known: it only has to be signed.
     Known(TicketId, Box<ToSign>),
-    /// The stored outcome is among the effects.
+    /// Its outcome was known and is among the effects.
     Replayed,
 }
 
@@ -312,170 +329,6 @@ impl Machine {
         std::mem::take(&mut self.effects)
     }
 
-    /// Takes a job, or answers a request that is known.
-    ///
-    /// `known` is the remembered output of equal content, `claims_waiting` how many signed claims wait for the
-    /// log.
-    ///
-    /// # Errors
-    ///
-    /// When the job is not taken; the waiter is dropped.
-    pub fn submit(
-        &mut self,
-        ask: Option<Ask>,
-        work: Work,
-        waiter: Waiter,
-        known: Option<Arc<Tensor>>,
-        claims_waiting: u64,
-        now_us: u64,
-    ) -> Result<Submitted, Pushback> {
-        let outcome = match ask.as_ref().and_then(|ask| self.by_request.get(&ask.id).copied()) {
-            Some(key) if self.may_replay(key) => self.again(key, &work, waiter, now_us),
-            _ => self.admit(ask, work, waiter, known, claims_waiting, now_us),
-        };
-        if outcome.is_err() {
-            self.stats.pushed_back += 1;
-        }
-        outcome
-    }
-
-    /// Failed requests may be tried again, unless a wrong claim was signed for them.
-    fn may_replay(&self, key: JobKey) -> bool {
-        match &self.jobs[&key].state {
-            State::Failed(failure) => *failure == Failure::Disproved,
-            _ => true,
-        }
-    }
-
-    /// A request that is known: its stored outcome, or a wait for the run under way.
-    fn again(
-        &mut self,
-        key: JobKey,
-        work: &Work,
-        waiter: Waiter,
-        now_us: u64,
-    ) -> Result<Submitted, Pushback> {
-        let record = self.jobs.get_mut(&key).expect("a request's job is kept");
-        let ask = record.ask.as_ref().expect("it was found by its request");
-        if !ask.is_signed() && record.work.owner != work.owner {
-            return Err(Pushback::NonceSpent(ask.id));
-        }
-        let outcome = match &record.state {
-            State::Claimed(answer) | State::Logged(answer, _) => {
-                Ok(Arc::new(Answer { replayed: true, ..Answer::clone(answer) }))
-            }
-            State::Failed(failure) => Err(failure.clone()),
-            State::Disputed(_) => Err(Failure::Mismatch { retry_ms: device::REFEREE_MS }),
-            State::Queued | State::Running(_) | State::Signing(_) => {
-                if work.deadline_us.is_some_and(|deadline| deadline <= now_us) {
-                    return Err(Pushback::Deadline);
-                }
-                self.stats.joined += 1;
-                return Ok(Submitted::Joined(self.wait(key, work.deadline_us, waiter)));
-            }
-        };
-        self.stats.replayed += 1;
-        self.tell(waiter, outcome);
-        Ok(Submitted::Replayed)
-    }
-
-    fn admit(
-        &mut self,
-        ask: Option<Ask>,
-        work: Work,
-        waiter: Waiter,
-        known: Option<Arc<Tensor>>,
-        claims_waiting: u64,
-        now_us: u64,
-    ) -> Result<Submitted, Pushback> {
-        self.admissible(&work, known.is_some(), ask.is_some().then_some(claims_waiting), now_us)?;
-        self.drawn += 1;
-        let key = JobKey(self.drawn);
-        if let Some(ask) = &ask {
-            self.by_request.insert(ask.id, key);
-        }
-        let (model, deadline_us) = (work.model, work.deadline_us);
-        let record = Record {
-            work,
-            ask: ask.map(Arc::new),
-            state: State::Queued,
-            accepted_us: now_us,
-            attempts: 0,
-            lost_on: None,
-            device: None,
-            waits: Vec::with_capacity(1),
-            log_waiters: Vec::new(),
-            claim: None,
-            kept_bytes: 0,
-        };
-        self.jobs.insert(key, record);
-        self.live += 1;
-        self.stats.accepted += 1;
-        if let Some(output) = known {
-            self.stats.memo_hits += 1;
-            let ticket = self.wait(key, None, waiter);
-            return Ok(match self.accept(key, None, output, now_us) {
-                Some(to_sign) => Submitted::Known(ticket, Box::new(to_sign)),
-                None => Submitted::Replayed,
-            });
-        }
-        self.enter_queue(key);
-        let ticket = self.wait(key, deadline_us, waiter);
-        self.wake(model);
-        Ok(Submitted::Queued(ticket))
-    }
-
-    /// The gate. A block's calls pass it whenever a device could ever run them.
-    fn admissible(
-        &self,
-        work: &Work,
-        is_known: bool,
-        claims_waiting: Option<u64>,
-        now_us: u64,
-    ) -> Result<(), Pushback> {
-        let model = &self.models[work.model];
-        if let Some((needed_bytes, largest_bytes)) = model.unfit {
-            return Err(Pushback::NoMemory { needed_bytes, largest_bytes });
-        }
-        if self.stopped {
-            return Err(Pushback::Draining);
-        }
-        if work.class == Class::Chain {
-            return Ok(());
-        }
-        if self.draining {
-            return Err(Pushback::Draining);
-        }
-        if work.deadline_us.is_some_and(|deadline| deadline <= now_us) {
-            return Err(Pushback::Deadline);
-        }
-        if claims_waiting.is_some_and(|waiting| waiting >= self.claims_waiting_max) {
-            return Err(Pushback::LogBehind { retry_ms: device::LOG_RETRY_MS });
-        }
-        if is_known {
-            return Ok(());
-        }
-        if !self.is_served(work.model) {
-            return Err(Pushback::NoWorker { retry_ms: device::RETEST_MS });
-        }
-        let retry_ms = || self.retry_ms(work.model);
-        let line = model.queue.line(work.class);
-        let (waiting, own) = (line.len(), line.held(&work.owner));
-        if !may_wait(self.queue_jobs_max, waiting, own) {
-            let (waiting, limit) = (waiting as u64, self.queue_jobs_max as u64);
-            return Err(if waiting < limit {
-                Pushback::ShareFull { own: own as u64, waiting, limit, retry_ms: retry_ms() }
-            } else {
-                Pushback::QueueFull { waiting, limit, retry_ms: retry_ms() }
-            });
-        }
-        let (waiting_bytes, limit_bytes) = (self.stats.queued_bytes, self.queue_bytes_max);
-        if waiting_bytes.saturating_add(work.input.len() as u64) > limit_bytes {
-            return Err(Pushback::BytesFull { waiting_bytes, limit_bytes, retry_ms: retry_ms() });
-        }
-        Ok(())
-    }
-
     /// Adds a wait to a job that has not ended.
     fn wait(&mut self, job: JobKey, deadline_us: Option<u64>, waiter: Waiter) -> TicketId {
         self.drawn += 1;
@@ -591,23 +444,6 @@ impl Machine {
     pub fn request_of(&self, claim: ClaimDigest) -> Option<RequestId> {
         let record = &self.jobs[self.by_claim.get(&claim)?];
         record.ask.as_ref().map(|ask| ask.id)
-    }
-
-    /// Estimated microseconds until a job of this model that came now would begin.
-    pub fn wait_us(&self, model: usize) -> u64 {
-        let devices =
-            self.devices.iter().filter(|device| device.serves(model)).count().max(1) as u64;
-        let held: u64 =
-            self.leases.values().filter(|lease| lease.model == model).map(|lease| lease.rows).sum();
-        let rows = self.models[model].queue.rows() + held;
-        rows.saturating_mul(self.models[model].row_ns) / 1_000 / devices
-    }
-
-    /// The estimate for a caller that is to come back: 50 ms to 10 s, spread by a fifth either way so that
-    /// they do not all come at once.
-    fn retry_ms(&self, model: usize) -> u64 {
-        let estimate = (self.wait_us(model) / 1_000).clamp(50, 10_000);
-        estimate * (80 + Mix::new(self.drawn ^ self.stats.pushed_back).below(41)) / 100
     }
 
     /// Takes no new work except a block's from now on, and no longer holds batches back.

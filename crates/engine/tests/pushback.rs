@@ -9,7 +9,7 @@ use common::{
     device::scripted,
     model::{self, PIXELS, pixels},
 };
-use hyperion_engine::{Class, EngineConfig, Invalid, Pushback};
+use hyperion_engine::{Class, EngineConfig, Failure, Invalid, Pushback};
 use hyperion_primitives::{Address, B256, ModelId, U256};
 use hyperion_verify::{InputError, Request};
 
@@ -158,4 +158,18 @@ fn a_model_goes_by_its_aliases_and_by_its_id() {
     for nobody in ["m2", "", "0x", "0x1234", &B256::ZERO.to_string()] {
         assert!(setup.engine.resolve(nobody).is_none(), "{nobody}");
     }
+}
+
+#[test]
+fn what_a_refused_closure_holds_may_call_the_engine_when_it_goes() {
+    let (device, script) = scripted(u64::MAX);
+    let setup = Setup::classifier(EngineConfig { queue_jobs_max: 1, ..config() }, device);
+    script.close();
+    let (_running, _first) = setup.submit(setup.job(&pixels(0, 1)));
+    script.wait_at_gate(1);
+    let (waiting, outcome) = setup.submit(setup.job(&pixels(1, 1)));
+    let holds = Box::new(move |_| drop(waiting));
+    assert!(setup.engine.submit(setup.job(&pixels(2, 1)), holds).is_err());
+    assert_eq!(outcome.recv().unwrap().unwrap_err(), Failure::Cancelled, "its ticket went with it");
+    script.open();
 }

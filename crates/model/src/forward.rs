@@ -36,7 +36,11 @@ impl Prepared {
     /// # Errors
     ///
     /// When the device has too little memory, or the program draws tokens. What was taken is given back.
-    pub fn load(model: &Model, backend: &mut dyn Backend, rows_max: u32) -> Result<Self, ModelError> {
+    pub fn load(
+        model: &Model,
+        backend: &mut dyn Backend,
+        rows_max: u32,
+    ) -> Result<Self, ModelError> {
         let program = model.program().clone();
         if let Some(op) = program.nodes().iter().position(|node| node.op == Op::Sample) {
             return Err(ModelError::Unsupported { op, name: "sample" });
@@ -53,8 +57,13 @@ impl Prepared {
                 }
             }
         }
-        let mut prepared =
-            Self { program, manifest: model.manifest().clone(), plan, weights, buffers: Vec::new() };
+        let mut prepared = Self {
+            program,
+            manifest: model.manifest().clone(),
+            plan,
+            weights,
+            buffers: Vec::new(),
+        };
         if let Err(error) = prepared.reserve(backend) {
             prepared.unload(backend);
             return Err(error.into());
@@ -68,7 +77,8 @@ impl Prepared {
     ///
     /// When the device has too little memory.
     pub fn reserve(&mut self, backend: &mut dyn Backend) -> Result<(), BackendError> {
-        let buffers: Result<_, _> = self.plan.slots().iter().map(|bytes| backend.alloc(*bytes)).collect();
+        let buffers: Result<_, _> =
+            self.plan.slots().iter().map(|bytes| backend.alloc(*bytes)).collect();
         self.buffers = buffers?;
         Ok(())
     }
@@ -90,7 +100,11 @@ impl Prepared {
     /// # Errors
     ///
     /// When an input does not fit the model, the batch has more rows than were planned for, or the device fails.
-    pub fn run(&self, backend: &mut dyn Backend, inputs: &[&[u8]]) -> Result<Vec<Tensor>, ModelError> {
+    pub fn run(
+        &self,
+        backend: &mut dyn Backend,
+        inputs: &[&[u8]],
+    ) -> Result<Vec<Tensor>, ModelError> {
         let batch = self.batch(inputs)?;
         self.write(backend, &batch, inputs)?;
         backend.run(&self.steps(&batch))?;
@@ -102,7 +116,11 @@ impl Prepared {
     /// # Errors
     ///
     /// As for `run`.
-    pub fn run_unfused(&self, backend: &mut dyn Backend, inputs: &[&[u8]]) -> Result<Vec<Tensor>, ModelError> {
+    pub fn run_unfused(
+        &self,
+        backend: &mut dyn Backend,
+        inputs: &[&[u8]],
+    ) -> Result<Vec<Tensor>, ModelError> {
         let batch = self.batch(inputs)?;
         self.write(backend, &batch, inputs)?;
         for step in self.steps(&batch) {
@@ -115,10 +133,15 @@ impl Prepared {
         let max = self.plan.rows_max();
         let mut batch = Batch { sequences: Vec::new(), last_rows: Vec::new(), rows: 0 };
         for (index, input) in inputs.iter().enumerate() {
-            let rows =
-                self.manifest.check_input(input).map_err(|cause| ModelError::Input { index, cause })?;
+            let rows = self
+                .manifest
+                .check_input(input)
+                .map_err(|cause| ModelError::Input { index, cause })?;
             let end = u64::from(batch.rows) + u64::from(rows);
-            let end = u32::try_from(end).ok().filter(|end| *end <= max).ok_or(ModelError::Rows { got: end, max })?;
+            let end = u32::try_from(end)
+                .ok()
+                .filter(|end| *end <= max)
+                .ok_or(ModelError::Rows { got: end, max })?;
             batch.sequences.push(Sequence { row: batch.rows, rows, position: 0 });
             batch.last_rows.push(end - 1);
             batch.rows = end;
@@ -129,7 +152,12 @@ impl Prepared {
         Ok(batch)
     }
 
-    fn write(&self, backend: &mut dyn Backend, batch: &Batch, inputs: &[&[u8]]) -> Result<(), BackendError> {
+    fn write(
+        &self,
+        backend: &mut dyn Backend,
+        batch: &Batch,
+        inputs: &[&[u8]],
+    ) -> Result<(), BackendError> {
         let to = self.view(0, batch).buffer;
         let mut at = 0;
         for input in inputs {
@@ -162,13 +190,18 @@ impl Prepared {
         for (value, node) in (1..).zip(self.program.nodes()) {
             let read = |at: usize| self.view(node.inputs[at], batch);
             let (input, out) = (read(0), self.view(value, batch));
-            let packed = || self.weights[value as usize - 1].expect("the operator has weights, so they were packed");
+            let packed = || {
+                self.weights[value as usize - 1]
+                    .expect("the operator has weights, so they were packed")
+            };
             steps.push(match node.op {
                 Op::Embed { .. } => Step::Embed { table: packed(), tokens: input, out },
                 Op::Position { .. } => Step::Position { table: packed(), sequences, input, out },
                 Op::Norm(shape) => Step::Norm { weights: packed(), shape, input, out },
                 Op::Linear(shape) => Step::Linear { weights: packed(), shape, input, out },
-                Op::Rope(shape) => Step::Rope { frequencies: packed(), shape, sequences, input, out },
+                Op::Rope(shape) => {
+                    Step::Rope { frequencies: packed(), shape, sequences, input, out }
+                }
                 Op::Attention(shape) => {
                     Step::Attention { shape, sequences, q: input, k: read(1), v: read(2), out }
                 }
@@ -205,7 +238,11 @@ impl Prepared {
                     backend.read(view.buffer, first + at * stride, line)?;
                 }
             }
-            outputs.push(Tensor { dtype: view.dtype, dims: [rows.into(), view.width.into()], data });
+            outputs.push(Tensor {
+                dtype: view.dtype,
+                dims: [rows.into(), view.width.into()],
+                data,
+            });
         }
         Ok(outputs)
     }

@@ -6,7 +6,7 @@
 
 mod bert;
 mod builder;
-mod mlp;
+pub(crate) mod mlp;
 pub mod onnx;
 mod source;
 
@@ -16,7 +16,7 @@ use std::{
 };
 
 pub(crate) use self::builder::Builder;
-pub use self::{bert::bert, mlp::mlp};
+pub use self::{bert::bert, mlp::mlp, onnx::onnx};
 use crate::{file::Parts, program::ProgramError, quantized::WeightError};
 
 /// Why a source cannot be imported.
@@ -91,6 +91,7 @@ pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
 /// When the source is none of these, or its own import refuses it.
 pub fn import(source: &Path, progress: Progress<'_>) -> Result<Parts, ImportError> {
     if source.extension().is_some_and(|extension| extension == "onnx") {
+        return onnx(source);
     }
     if source.join("graph.json").is_file() {
         return mlp(source);
@@ -98,6 +99,7 @@ pub fn import(source: &Path, progress: Progress<'_>) -> Result<Parts, ImportErro
     if source.join("config.json").is_file() {
         return bert(source, progress);
     }
-    let what = "no config.json (Hugging Face), no graph.json (declared graph), and not a .onnx file";
+    let what =
+        "no config.json (Hugging Face), no graph.json (declared graph), and not a .onnx file";
     Err(ImportError::Format { path: source.to_path_buf(), what: what.to_owned() })
 }

@@ -32,7 +32,10 @@ pub struct Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model").field("id", &self.id).field("bytes", &self.bytes.len()).finish_non_exhaustive()
+        f.debug_struct("Model")
+            .field("id", &self.id)
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -43,7 +46,8 @@ impl Model {
     ///
     /// When it cannot be read, or is not exactly a model file; the error names the byte.
     pub fn open(path: &Path, trust: Trust) -> Result<Self, ModelError> {
-        let bytes = fs::read(path).map_err(|cause| ModelError::Io { path: path.to_path_buf(), cause })?;
+        let bytes =
+            fs::read(path).map_err(|cause| ModelError::Io { path: path.to_path_buf(), cause })?;
         Self::from_bytes(bytes, trust)
     }
 
@@ -97,7 +101,8 @@ impl Model {
 
     /// Bytes of the tensors, those that are tied counted once.
     pub fn weights_bytes(&self) -> u64 {
-        let mut tensors: Vec<(u64, u64)> = self.records.iter().map(|record| (record.offset, record.bytes)).collect();
+        let mut tensors: Vec<(u64, u64)> =
+            self.records.iter().map(|record| (record.offset, record.bytes)).collect();
         tensors.sort_unstable();
         tensors.dedup();
         tensors.iter().map(|(_, bytes)| bytes).sum()
@@ -105,7 +110,10 @@ impl Model {
 
     /// Committed bytes of a tensor; `None` when the operator has no such slot.
     pub fn tensor(&self, op: u32, slot: u16) -> Option<&[u8]> {
-        let at = self.records.binary_search_by_key(&(op, slot), |record| (record.op, record.slot)).ok()?;
+        let at = self
+            .records
+            .binary_search_by_key(&(op, slot), |record| (record.op, record.slot))
+            .ok()?;
         let record = &self.records[at];
         let [from, to] = [record.offset, record.offset + record.bytes]
             .map(|place| usize::try_from(place).expect("the file is in memory"));
@@ -113,16 +121,28 @@ impl Model {
     }
 
     /// Calls `with` with the weights of an operator; `None` for an operator that has none.
-    pub(crate) fn with_weights<T>(&self, op: u32, with: impl FnOnce(&Weights<'_>) -> T) -> Option<T> {
-        let bytes = |slot| self.tensor(op, slot).expect("the table lists every slot of the program");
+    pub(crate) fn with_weights<T>(
+        &self,
+        op: u32,
+        with: impl FnOnce(&Weights<'_>) -> T,
+    ) -> Option<T> {
+        let bytes =
+            |slot| self.tensor(op, slot).expect("the table lists every slot of the program");
         let signed = |slot| bytes(slot).iter().map(|byte| byte.cast_signed()).collect::<Vec<i8>>();
         match self.program.nodes()[op as usize].op {
-            Op::Embed { vocab: rows, width, codes } | Op::Position { context: rows, width, codes } => {
+            Op::Embed { vocab: rows, width, codes }
+            | Op::Position { context: rows, width, codes } => {
                 let codes = match codes {
                     Codes::W8r => TableCodes::W8r(bytes(0)),
                     Codes::I16 => TableCodes::I16(bytes(0)),
                 };
-                Some(with(&Weights::Table { rows, width, codes, mantissas: bytes(1), exponents: &signed(2) }))
+                Some(with(&Weights::Table {
+                    rows,
+                    width,
+                    codes,
+                    mantissas: bytes(1),
+                    exponents: &signed(2),
+                }))
             }
             Op::Norm(_) => {
                 let beta = self.tensor(op, 1).map(i32s);
@@ -131,15 +151,22 @@ impl Model {
             Op::Linear(shape) => Some(self.with_linear(op, shape, with)),
             Op::Rope(_) => {
                 let (words, _) = bytes(0).as_chunks::<8>();
-                let frequencies: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+                let frequencies: Vec<u64> =
+                    words.iter().map(|word| u64::from_le_bytes(*word)).collect();
                 Some(with(&Weights::Frequencies(&frequencies)))
             }
             _ => None,
         }
     }
 
-    fn with_linear<T>(&self, op: u32, shape: LinearShape, with: impl FnOnce(&Weights<'_>) -> T) -> T {
-        let bytes = |slot| self.tensor(op, slot).expect("the table lists every slot of the program");
+    fn with_linear<T>(
+        &self,
+        op: u32,
+        shape: LinearShape,
+        with: impl FnOnce(&Weights<'_>) -> T,
+    ) -> T {
+        let bytes =
+            |slot| self.tensor(op, slot).expect("the table lists every slot of the program");
         let exponents: Vec<i8> = bytes(2).iter().map(|byte| byte.cast_signed()).collect();
         let bias = shape.bias.then(|| i32s(bytes(3)));
         let smooth = shape.smooth.then(|| {

@@ -11,7 +11,10 @@ mod codec;
 use hyperion_ops::{ActivationTable, AttentionShape, LinearShape, NormShape, PoolMode, RopeShape};
 use hyperion_primitives::{Dtype, Keccak, ProgramId};
 
-pub use self::{check::{ProgramError, Reason, Rows, Shape}, codec::DecodeError};
+pub use self::{
+    check::{ProgramError, Reason, Rows, Shape},
+    codec::DecodeError,
+};
 
 /// Names a value: 0 is the program's input, `i + 1` what node `i` defines.
 pub type ValueId = u32;

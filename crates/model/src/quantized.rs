@@ -63,7 +63,10 @@ pub struct Matrix<'a> {
 
 impl std::fmt::Debug for Matrix<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Matrix").field("rows", &self.rows).field("columns", &self.columns).finish_non_exhaustive()
+        f.debug_struct("Matrix")
+            .field("rows", &self.rows)
+            .field("columns", &self.columns)
+            .finish_non_exhaustive()
     }
 }
 
@@ -115,10 +118,13 @@ pub fn quantize(matrix: &Matrix<'_>, codes: Codes) -> Result<Quantized, WeightEr
     }
     let low = peaks.iter().map(|(_, exponent)| *exponent).min().unwrap_or(exponent_max);
     let depth = match codes {
-        Codes::W8r => padded_depth(u32::try_from(matrix.columns).expect("a width is checked before")) as usize,
+        Codes::W8r => {
+            padded_depth(u32::try_from(matrix.columns).expect("a width is checked before")) as usize
+        }
         Codes::I16 => matrix.columns,
     };
-    let mut quantized = Quantized { codes: Vec::new(), mantissas: Vec::new(), exponents: Vec::new() };
+    let mut quantized =
+        Quantized { codes: Vec::new(), mantissas: Vec::new(), exponents: Vec::new() };
     let mut line = vec![0_i16; depth];
     for (row, (peak, exponent)) in peaks.into_iter().enumerate() {
         let exponent = exponent.min(low + EXPONENT_SPREAD);
@@ -138,7 +144,8 @@ fn append(line: &[i16], codes: Codes, out: &mut Vec<u8>) {
     match codes {
         Codes::I16 => line.iter().for_each(|code| out.extend_from_slice(&code.to_le_bytes())),
         Codes::W8r => {
-            let narrow: Vec<i8> = line.iter().map(|code| i8::try_from(*code).expect("within 127")).collect();
+            let narrow: Vec<i8> =
+                line.iter().map(|code| i8::try_from(*code).expect("within 127")).collect();
             let start = out.len();
             out.resize(start + narrow.len(), 0);
             w8r::encode(&narrow, &mut out[start..]);
@@ -151,7 +158,10 @@ fn fits(value: Real, kw: i32, bound: u128) -> bool {
     let shift = value.exponent + kw;
     match u32::try_from(shift) {
         // `bound` has 23 bits at most, so a shift by 24 is too far for any mantissa but zero.
-        Ok(shift) => value.mantissa == 0 || (shift < 24 && value.mantissa <= bound && value.mantissa << shift <= bound),
+        Ok(shift) => {
+            value.mantissa == 0
+                || (shift < 24 && value.mantissa <= bound && value.mantissa << shift <= bound)
+        }
         Err(_) => {
             let shift = shift.unsigned_abs();
             shift >= 104 || value.mantissa <= bound << shift

@@ -63,7 +63,8 @@ impl Real {
         let bias = (1 << (exponent_bits - 1)) - 1;
         // Below the smallest normal number the exponent stands still and the hidden bit is gone.
         let mantissa = if biased == 0 { fraction } else { fraction | (1 << fraction_bits) };
-        let exponent = i32::try_from(biased.max(1)).expect("at most 255") - bias
+        let exponent = i32::try_from(biased.max(1)).expect("at most 255")
+            - bias
             - i32::try_from(fraction_bits).expect("at most 23");
         let is_negative = mantissa != 0 && bits >> (exponent_bits + fraction_bits) == 1;
         Some(Self { is_negative, mantissa: mantissa.into(), exponent })
@@ -85,7 +86,8 @@ impl Real {
     /// the mantissa by 2^66 and is part of the definition.
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
-        let (coarse, fine) = if self.exponent >= other.exponent { (self, other) } else { (other, self) };
+        let (coarse, fine) =
+            if self.exponent >= other.exponent { (self, other) } else { (other, self) };
         let gap = coarse.exponent.abs_diff(fine.exponent);
         if coarse.mantissa == 0 {
             return fine;
@@ -106,7 +108,8 @@ impl Real {
         if self.mantissa == 0 || other.mantissa == 0 {
             return self.mantissa != 0;
         }
-        let top = |real: Self| i64::from(real.exponent) + i64::from(128 - real.mantissa.leading_zeros());
+        let top =
+            |real: Self| i64::from(real.exponent) + i64::from(128 - real.mantissa.leading_zeros());
         match top(self).cmp(&top(other)) {
             std::cmp::Ordering::Equal => {
                 // Equal highest bits: aligned to the top of the word, the mantissas compare as they are.

@@ -1,6 +1,10 @@
 //! Which tensors an operator has, and what their elements may be.
 
-use hyperion_primitives::{Dtype, limits::{SAT, padded_depth}, w8r};
+use hyperion_primitives::{
+    Dtype,
+    limits::{SAT, padded_depth},
+    w8r,
+};
 
 use crate::program::Op;
 
@@ -35,7 +39,8 @@ pub(crate) const GAMMA_MAX: i32 = (1 << 22) - 1;
 
 /// The tensors of an operator, in slot order.
 pub(crate) fn slots(op: &Op) -> Vec<Slot> {
-    let vector = |number, dtype, len: u32, range| Slot { number, dtype, dims: [1, len.into()], range };
+    let vector =
+        |number, dtype, len: u32, range| Slot { number, dtype, dims: [1, len.into()], range };
     match *op {
         Op::Embed { vocab: rows, width, codes } | Op::Position { context: rows, width, codes } => {
             let dims = [rows.into(), width.into()];
@@ -104,7 +109,8 @@ impl Slot {
             Range::Any => Ok(()),
             Range::W8r(width) => {
                 first(&|byte| byte == 0, "byte 0, which is no code")?;
-                padding(width, data).map_or(Ok(()), |at| Err((at, "a code beyond the row's end that is not 0")))
+                padding(width, data)
+                    .map_or(Ok(()), |at| Err((at, "a code beyond the row's end that is not 0")))
             }
             Range::Wide => {
                 let (codes, _) = data.as_chunks::<2>();
@@ -122,7 +128,9 @@ impl Slot {
             }
             Range::Magnitude(max) => {
                 let (elements, _) = data.as_chunks::<4>();
-                let bad = elements.iter().position(|e| i32::from_le_bytes(*e).unsigned_abs() > max.unsigned_abs());
+                let bad = elements
+                    .iter()
+                    .position(|e| i32::from_le_bytes(*e).unsigned_abs() > max.unsigned_abs());
                 bad.map_or(Ok(()), |index| Err((4 * index, "a constant outside its range")))
             }
         }

@@ -23,7 +23,9 @@ pub enum TokenizerError {
         want: B256,
     },
     /// A model that has no room for a text beside the special tokens.
-    #[error("the tokenizer adds {special} tokens to every text, the model takes {tokens_max} in all")]
+    #[error(
+        "the tokenizer adds {special} tokens to every text, the model takes {tokens_max} in all"
+    )]
     Room {
         /// Tokens that every text gets.
         special: usize,
@@ -64,7 +66,8 @@ impl Tokenizer {
         let format = |error: tokenizers::Error| TokenizerError::Format(error.to_string());
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(format)?;
         inner.with_padding(None);
-        let special = inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
+        let special =
+            inner.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         // The crate subtracts the one from the other.
         if special >= tokens_max as usize {
             return Err(TokenizerError::Room { special, tokens_max });
@@ -103,7 +106,10 @@ impl Tokenizer {
     ///
     /// When the tokenizer does not take the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.inner.encode(text, true).map_err(|error| TokenizerError::Text(error.to_string()))?;
+        let encoding = self
+            .inner
+            .encode(text, true)
+            .map_err(|error| TokenizerError::Text(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 }

@@ -1,4 +1,4 @@
-//! An answer depends on its own input only: alone, in any batch, in any order, fused or not.
+//! An answer depends on its own input only: alone, in any batch, in any order, fused or not, on any device.
 
 mod common;
 
@@ -11,8 +11,8 @@ use hyperion_model::{
     program::{Codes, Input, Node, Op},
 };
 use hyperion_ops::{
-    ActivationTable, AttentionShape, LinearShape, NormKind, NormShape, Pairing, Reference,
-    RopeShape,
+    ActivationTable, AttentionShape, Backend, Cpu, KernelSet, LinearShape, NormKind, NormShape,
+    Pairing, Reference, RopeShape, Serial,
 };
 use hyperion_primitives::{B256, Mix, w8r};
 use proptest::prelude::*;
@@ -109,24 +109,35 @@ fn decoder() -> Model {
     Model::from_bytes(file, Trust::Nothing).unwrap()
 }
 
+/// The definitions, and every kernel set of this machine.
+fn devices() -> Vec<Box<dyn Backend>> {
+    let reference: Box<dyn Backend> = Box::new(Reference::default());
+    let cpus = KernelSet::available()
+        .into_iter()
+        .map(|set| Box::new(Cpu::new(set, Arc::new(Serial))) as _);
+    [reference].into_iter().chain(cpus).collect()
+}
+
 /// Runs each batch of indices, and hands the outputs back by index.
 fn outputs(
     model: &Model,
+    backend: &mut dyn Backend,
     inputs: &[Vec<u8>],
     batches: &[Vec<usize>],
     is_fused: bool,
 ) -> Vec<Tensor> {
-    let mut backend = Reference::default();
-    let prepared = Prepared::load(model, &mut backend, ROWS_MAX).unwrap();
+    let prepared = Prepared::load(model, backend, ROWS_MAX).unwrap();
     let mut outputs = vec![None; inputs.len()];
     for batch in batches {
         let batched: Vec<&[u8]> = batch.iter().map(|index| inputs[*index].as_slice()).collect();
         let run = if is_fused { Prepared::run } else { Prepared::run_unfused };
-        let answers = run(&prepared, &mut backend, &batched).unwrap();
+        let answers = run(&prepared, backend, &batched).unwrap();
         for (index, answer) in batch.iter().zip(answers) {
             outputs[*index] = Some(answer);
         }
     }
+    prepared.unload(backend);
+    backend.reset();
     outputs.into_iter().map(Option::unwrap).collect()
 }
 
@@ -143,12 +154,19 @@ fn holds(model: &Model, lengths: &[usize], order: &[usize], cut: usize) {
     let mut mix = Mix::new(lengths.iter().fold(1, |seed, len| seed * 41 + *len as u64));
     let inputs: Vec<Vec<u8>> = lengths.iter().map(|len| common::tokens(&mut mix, *len)).collect();
     let alone: Vec<Vec<usize>> = (0..inputs.len()).map(|index| vec![index]).collect();
-    let want = outputs(model, &inputs, &alone, true);
+    let want = outputs(model, &mut Reference::default(), &inputs, &alone, true);
     let parts = [order[..cut].to_vec(), order[cut..].to_vec()];
     let parts: Vec<Vec<usize>> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-    assert_eq!(outputs(model, &inputs, &[order.to_vec()], true), want, "all at once");
-    assert_eq!(outputs(model, &inputs, &parts, true), want, "in two batches");
-    assert_eq!(outputs(model, &inputs, &parts, false), want, "step by step");
+    for mut device in devices() {
+        let kernels = device.info().kernels.clone();
+        let mut run = |batches: &[Vec<usize>], is_fused| {
+            outputs(model, &mut *device, &inputs, batches, is_fused)
+        };
+        assert_eq!(run(&alone, true), want, "{kernels}, one by one");
+        assert_eq!(run(&[order.to_vec()], true), want, "{kernels}, all at once");
+        assert_eq!(run(&parts, true), want, "{kernels}, in two batches");
+        assert_eq!(run(&parts, false), want, "{kernels}, step by step");
+    }
 }
 
 proptest! {
@@ -176,9 +194,12 @@ fn a_causal_row_does_not_see_what_follows() {
     let prefixes =
         |input: &[u8]| (1..=36).map(|rows| input[..rows * 4].to_vec()).collect::<Vec<_>>();
     let alone: Vec<Vec<usize>> = (0..36).map(|index| vec![index]).collect();
-    let want = outputs(&model, &prefixes(&input), &alone, true);
-    assert_eq!(outputs(&model, &prefixes(&changed), &alone, true), want);
-    assert_ne!(want[34], want[35], "every row counts");
+    for mut device in devices() {
+        let mut run = |input: &[u8]| outputs(&model, &mut *device, &prefixes(input), &alone, true);
+        let want = run(&input);
+        assert_eq!(run(&changed), want);
+        assert_ne!(want[34], want[35], "every row counts");
+    }
 }
 
 #[test]

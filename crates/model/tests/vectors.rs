@@ -47,7 +47,11 @@ fn check_rows(
         let codes: Vec<i64> = codes[..columns].iter().map(|code| i64::from(*code)).collect();
         assert_eq!(codes, numbers(&want["codes"]), "{name}, row {row}");
         assert_eq!(i64::from(got.mantissas[row]), want["B"].as_i64().unwrap(), "{name}, row {row}");
-        assert_eq!(i64::from(got.exponents[row]), want["kw"].as_i64().unwrap(), "{name}, row {row}");
+        assert_eq!(
+            i64::from(got.exponents[row]),
+            want["kw"].as_i64().unwrap(),
+            "{name}, row {row}"
+        );
     }
 }
 

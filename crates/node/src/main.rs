@@ -1,3 +1,5 @@
-//! The hyperion binary: configuration, wiring, block producer, command line.
+//! The `hyperion` binary.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    hyperion_node::cli::main()
+}

@@ -72,3 +72,6 @@ pub fn gemm(shape: GemmShape, lhs: &[i8], rhs: &[i8], out: &mut [i32]) {
 pub fn dot(lhs: &[i8], rhs: &[i8]) -> i32 {
     lhs.iter().zip(rhs).map(|(l, r)| i32::from(*l) * i32::from(*r)).sum()
 }
+
+#[cfg(all(test, feature = "std"))]
+mod tests;

@@ -123,9 +123,15 @@ impl Door {
     }
 }
 
-/// The tier a claim has reached; 1 until the log knows it.
+/// The tier a claim has reached; 1 until the log knows it. A claim that was proved wrong reaches nothing any more.
 fn reached(log: &dyn LogView, claim: ClaimDigest) -> Result<u8, Error> {
-    Ok(log.claim(claim)?.map_or(1, |standing| standing.reached.max(1)))
+    match log.claim(claim)? {
+        None => Ok(1),
+        Some(standing) if standing.disproved => {
+            Err(Error::new(Code::ClaimDisproved, format!("claim {claim} was proved wrong")))
+        }
+        Some(standing) => Ok(standing.reached.max(1)),
+    }
 }
 
 /// A receipt for the wire.

@@ -23,8 +23,8 @@ use serde_json::{Value, json};
 use crate::{
     auth::Area,
     door::Door,
-    infer::Found,
     log::{newest_checkpoint, read_many},
+    lookup::Found,
     plain::{self, Decimal, spell},
     receipt_json::{ClaimJson, Envelope},
     status::{Code, Error},

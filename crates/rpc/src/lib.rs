@@ -21,6 +21,7 @@ mod http;
 mod infer;
 pub mod limits;
 pub mod log;
+mod lookup;
 mod oip;
 mod plain;
 mod receipt;

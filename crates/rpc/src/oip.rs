@@ -23,7 +23,7 @@ use crate::{
         self as wire, infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor,
         model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
     },
-    infer::output_rows,
+    lookup::output_rows,
     status::{Code, Error},
 };
 

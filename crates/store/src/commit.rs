@@ -4,7 +4,10 @@
 //! committed yet ([`Store::prepare_on`]): hashing of the next block then overlaps the disk's work for this one.
 //! `commit` makes one candidate durable and only then visible.
 
-use std::{sync::Arc, thread};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    thread,
+};
 
 use hyperion_primitives::{B256, keccak256};
 use hyperion_verify::{
@@ -19,7 +22,7 @@ use crate::{
     error::hex,
     log::{Edge, Entries, check_claim},
     state::{Change, Trie},
-    store::{Inner, Writer},
+    store::{Inner, Writer, next_id},
     view::{StateView, View},
 };
 
@@ -211,7 +214,7 @@ impl<P: PageStore> Inner<P> {
             .collect();
         Ok(Prepared {
             base: base.id,
-            id: self.next_id(),
+            id: next_id(),
             height: base.height + 1,
             first_index: base.log_size,
             trie: updated.trie,
@@ -248,12 +251,11 @@ impl<P: PageStore> Inner<P> {
             let record = pending.last().expect("pushed above").to_tail();
             writer.tail.write(&record, &self.config.crash)?;
             self.config.crash.pass(CrashPoint::TailDurable)?;
-            writer.tail_commits += 1;
+            self.commits.tail.fetch_add(1, Ordering::Relaxed);
         } else {
             self.write_log(&pending, &next.edge)?;
             self.config.crash.pass(CrashPoint::LogDurable)?;
             writer.tail.reset();
-            writer.log_commits += 1;
             pending.clear();
             next.edge.drop_finished_runs();
         }

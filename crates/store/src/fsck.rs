@@ -12,7 +12,7 @@ use hyperion_verify::{
 };
 
 use crate::{
-    Lmdb, Medium, PageStore, ReadTxn, Result, Store, StoreConfig, StoreError, Table,
+    Medium, PageStore, ReadTxn, Result, StoreConfig, StoreError, Table,
     error::hex,
     key,
     log::{Edge, read_note, read_record, walk},
@@ -69,19 +69,7 @@ impl FsckReport {
     }
 }
 
-impl Store<Lmdb> {
-    /// Checks the store in `config.dir`, which must not be open.
-    ///
-    /// # Errors
-    ///
-    /// When there is no store, it is of another format, chain or log, or it cannot be read at all; what is wrong
-    /// inside it is in the report.
-    pub fn fsck(config: &StoreConfig) -> Result<FsckReport> {
-        fsck(Self::medium(config)?, config)
-    }
-}
-
-/// As [`Store::fsck`], on tables and a tail that are open already.
+/// As [`Store::fsck`](crate::Store::fsck), on tables and a tail that are open already.
 ///
 /// # Errors
 ///

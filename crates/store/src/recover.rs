@@ -31,6 +31,7 @@ use crate::{
         read_record, walk,
     },
     state::{Change, Trie},
+    store::next_id,
     tail::Tail,
     view::{StateView, View},
 };
@@ -139,7 +140,7 @@ pub(crate) fn recover<P: PageStore>(
     }
     let (head, trie, edge) = newest;
     let state = Arc::new(StateView { head, trie, retired_bytes: 0 });
-    Ok((View { id: 0, state, edge, pending: Arc::new(pending) }, tail))
+    Ok((View { id: next_id(), state, edge, pending: Arc::new(pending) }, tail))
 }
 
 /// Applies a block of the tail as its commit did.

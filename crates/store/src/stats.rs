@@ -5,8 +5,6 @@ use crate::Usage;
 pub struct StoreStats {
     /// The log's tables.
     pub log: Usage,
-    /// Bytes of the tail that the tables do not hold yet.
-    pub tail_used_bytes: u64,
     /// Blocks in the tail that the tables do not hold yet.
     pub tail_blocks: u64,
     /// Blocks committed through the tail since open.

@@ -13,9 +13,10 @@ use hyperion_verify::state::{StatePath, Word};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    CrashPoint, FileTail, Head, Lmdb, LogReader, PageStore, Result, Seal, Snapshot, StoreConfig,
-    StoreError, StoreStats, TailDisk, WriteTxn as _,
+    CrashPoint, FileTail, FsckReport, Head, Lmdb, LogReader, PageStore, ReadTxn as _, Result, Seal,
+    Snapshot, StoreConfig, StoreError, StoreStats, Table, TailDisk, WriteTxn as _,
     block::{self, Block},
+    fsck::fsck,
     lock::DirLock,
     log::{Edge, TileCache},
     recover,
@@ -59,16 +60,28 @@ pub(crate) struct Inner<P> {
     pub(crate) tiles: TileCache,
     pub(crate) writer: Mutex<Writer>,
     published: RwLock<Published>,
-    ids: AtomicU64,
+    /// Commits through the tail, and transactions of the tables, since open.
+    pub(crate) commits: Commits,
     dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Commits {
+    pub(crate) tail: AtomicU64,
+    pub(crate) log: AtomicU64,
+}
+
+/// Candidates are numbered across all stores, so that one of another store is stale here.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+pub(crate) fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
 /// What only the one writer touches.
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) tail: Tail,
-    pub(crate) tail_commits: u64,
-    pub(crate) log_commits: u64,
     poison: Option<String>,
 }
 
@@ -102,7 +115,12 @@ impl Store<Lmdb> {
     /// `AlreadyOpen`, `NoStore`, `Format` for another chain or log; `Corrupt` or `RootMismatch` when the bytes on disk
     /// are not what was committed. Nothing is ever repaired silently.
     pub fn open(config: &StoreConfig) -> Result<Self> {
-        Self::open_in(Self::medium(config)?, config)
+        let pages = Self::tables(config)?;
+        if pages.read()?.last(Table::Block)?.is_none() {
+            return Err(StoreError::NoStore);
+        }
+        let tail = FileTail::open(&config.dir.join("tail"))?;
+        Self::open_in(Self::medium(pages, tail, config), config)
     }
 
     /// Creates a store and commits height 0 from leaves in path order; `config.dir` is empty or does not exist.
@@ -143,7 +161,10 @@ impl Store<Lmdb> {
         }
         let log = dir.join("log");
         fs::create_dir(&log).map_err(StoreError::io("creating", &log))?;
-        let store = Self::create_in(Self::medium(config)?, config, seal, genesis, blobs)?;
+        let pages = Self::tables(config)?;
+        let tail = FileTail::create(&dir.join("tail"), config.tail_bytes)?;
+        let medium = Self::medium(pages, tail, config);
+        let store = Self::create_in(medium, config, seal, genesis, blobs)?;
         // The files' names must survive a loss of power as their contents do.
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
         for named in [Some(log.as_path()), Some(dir), parent].into_iter().flatten() {
@@ -165,20 +186,35 @@ impl Store<Lmdb> {
         let log = dir.join("log");
         fs::create_dir_all(&log).map_err(StoreError::io("creating", &log))?;
         self.inner.pages.copy_to(&log)?;
+        FileTail::create(&dir.join("tail"), self.inner.config.tail_bytes)?;
         let synced = fs::File::open(log.join("data.mdb"))
             .and_then(|data| data.sync_all())
-            .and_then(|()| fs::File::open(&log)?.sync_all());
+            .and_then(|()| fs::File::open(&log)?.sync_all())
+            .and_then(|()| fs::File::open(dir)?.sync_all());
         synced.map_err(StoreError::io("syncing", &log))
     }
 
-    pub(crate) fn medium(config: &StoreConfig) -> Result<Medium<Lmdb>> {
+    /// Checks the store in `config.dir`, which must not be open.
+    ///
+    /// # Errors
+    ///
+    /// When there is no store, it is of another format, chain or log, or it cannot be read at all; what is wrong
+    /// inside it is in the report.
+    pub fn fsck(config: &StoreConfig) -> Result<FsckReport> {
+        let pages = Self::tables(config)?;
+        let tail = FileTail::open(&config.dir.join("tail"))?;
+        fsck(Self::medium(pages, tail, config), config)
+    }
+
+    fn tables(config: &StoreConfig) -> Result<Lmdb> {
         if !config.dir.join("log").is_dir() {
             return Err(StoreError::NoStore);
         }
-        let lock = DirLock::take(&config.dir)?;
-        let pages = Lmdb::open(lock, config.log_map_bytes)?;
-        let tail = FileTail::open(&config.dir.join("tail"), config.tail_bytes)?;
-        Ok(Medium { pages, tail: Box::new(tail), dir: Some(config.dir.clone()) })
+        Lmdb::open(DirLock::take(&config.dir)?, config.log_map_bytes)
+    }
+
+    fn medium(pages: Lmdb, tail: FileTail, config: &StoreConfig) -> Medium<Lmdb> {
+        Medium { pages, tail: Box::new(tail), dir: Some(config.dir.clone()) }
     }
 }
 
@@ -216,15 +252,14 @@ impl<P: PageStore> Store<P> {
         view: View,
         tail: Tail,
     ) -> Self {
-        let ids = AtomicU64::new(view.id + 1);
-        let writer = Writer { tail, tail_commits: 0, log_commits: 0, poison: None };
+        let writer = Writer { tail, poison: None };
         let inner = Inner {
             pages,
             config: config.clone(),
             tiles: TileCache::default(),
             writer: Mutex::new(writer),
             published: RwLock::new(Published::new(view)),
-            ids,
+            commits: Commits::default(),
             dir,
         };
         Self { inner: Arc::new(inner) }
@@ -289,17 +324,13 @@ impl<P: PageStore> Store<P> {
     /// When the tables cannot be measured.
     pub fn stats(&self) -> Result<StoreStats> {
         let usage = self.inner.pages.usage()?;
-        let (tail_used_bytes, tail_commits, log_commits) = {
-            let writer = self.inner.writer.lock();
-            (writer.tail.used_bytes() as u64, writer.tail_commits, writer.log_commits)
-        };
+        let commits = &self.inner.commits;
         let published = self.inner.published.read();
         Ok(StoreStats {
             log: usage,
-            tail_used_bytes,
             tail_blocks: published.view.pending.len() as u64,
-            tail_commits,
-            log_commits,
+            tail_commits: commits.tail.load(Ordering::Relaxed),
+            log_commits: commits.log.load(Ordering::Relaxed),
             leaves: published.view.state.trie.leaves(),
             snapshot_heights: published.heights() as u64,
             snapshot_oldest: published.oldest(),
@@ -312,10 +343,6 @@ impl<P: PageStore> Inner<P> {
     /// The newest view.
     pub(crate) fn view(&self) -> Arc<View> {
         Arc::clone(&self.published.read().view)
-    }
-
-    pub(crate) fn next_id(&self) -> u64 {
-        self.ids.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Makes `view` the newest.
@@ -331,7 +358,9 @@ impl<P: PageStore> Inner<P> {
         let mut txn = self.pages.write()?;
         block::write(&mut txn, blocks, edge)?;
         self.config.crash.pass(CrashPoint::LogWritten)?;
-        txn.commit()
+        txn.commit()?;
+        self.commits.log.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     }
 
     /// One transaction beside the blocks.

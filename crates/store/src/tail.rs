@@ -12,7 +12,13 @@
 //! Reading takes records from the front for as long as each is whole and the next height. A crash can only cut off
 //! the last, unacknowledged one; a whole record *behind* a broken one is damage and refused.
 
-use std::{fs::File, io, os::unix::fs::FileExt as _, path::Path, sync::Arc};
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    os::unix::fs::FileExt as _,
+    path::Path,
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 
@@ -49,27 +55,32 @@ pub trait TailDisk: Send + 'static {
 pub struct FileTail(File);
 
 impl FileTail {
-    /// Opens `path`, or makes it with `bytes` zero bytes; an existing file keeps its size.
+    /// Makes the file, which must not exist, with `bytes` zero bytes.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened, or filled when it is new.
-    pub fn open(path: &Path, bytes: u64) -> Result<Self> {
+    /// When the file cannot be made or filled.
+    pub fn create(path: &Path, bytes: u64) -> Result<Self> {
         let file = File::options()
             .read(true)
             .write(true)
-            .create(true)
-            .truncate(false)
+            .create_new(true)
             .open(path)
-            .map_err(StoreError::io("opening", path))?;
-        let len = file.metadata().map_err(StoreError::io("measuring", path))?.len();
-        if len == 0 {
-            let zeros = vec![0; usize::try_from(bytes).unwrap_or(usize::MAX)];
-            file.write_all_at(&zeros, 0)
-                .and_then(|()| file.sync_all())
-                .map_err(StoreError::io("filling", path))?;
-        }
+            .map_err(StoreError::io("creating", path))?;
+        io::copy(&mut io::repeat(0).take(bytes), &mut &file)
+            .and_then(|_| file.sync_all())
+            .map_err(StoreError::io("filling", path))?;
         Ok(Self(file))
+    }
+
+    /// Opens the file. It is never made anew: without it, blocks that were acknowledged might be missing unseen.
+    ///
+    /// # Errors
+    ///
+    /// When the file is missing or cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::options().read(true).write(true).open(path);
+        Ok(Self(file.map_err(StoreError::io("opening", path))?))
     }
 }
 
@@ -177,11 +188,6 @@ impl Tail {
     /// Whether a record of so many bytes fits behind the ones that are there.
     pub(crate) const fn has_room(&self, record_bytes: usize) -> bool {
         pages_of(record_bytes) <= self.pages - self.next
-    }
-
-    /// Bytes that hold records the tables do not have yet.
-    pub(crate) const fn used_bytes(&self) -> usize {
-        self.next * PAGE_BYTES
     }
 
     /// Makes a record durable; there is room for it.

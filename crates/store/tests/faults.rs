@@ -173,3 +173,27 @@ fn another_chain_log_or_place_is_refused_by_name() {
     let refused = Store::create(&other, Seal::default(), unsorted).unwrap_err().to_string();
     assert!(refused.contains("order of genesis leaves"), "{refused}");
 }
+
+#[test]
+fn a_store_without_its_tail_is_refused_and_not_given_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path().join("store"));
+    let store = create(&config);
+    try_commit(&store, &Draft::default()).unwrap();
+    drop(store);
+    std::fs::remove_file(config.dir.join("tail")).unwrap();
+    let refused = Store::open(&config).unwrap_err();
+    assert!(matches!(&refused, StoreError::Io { path, .. } if path.ends_with("tail")), "{refused}");
+    assert!(!config.dir.join("tail").exists());
+}
+
+#[test]
+fn a_candidate_of_another_store_is_stale() {
+    let config = config("");
+    let (one, two) = (Memory::new(&config).create(&config), Memory::new(&config).create(&config));
+    let refused = two.commit(one.prepare(Draft::default().input()).unwrap(), seal(1));
+    assert!(matches!(refused, Err(StoreError::StalePrepared { head: 0 })), "{refused:?}");
+    let on_foreign = two.prepare_on(&one.base(), Draft::default().input()).unwrap();
+    let refused = two.commit(on_foreign, seal(1));
+    assert!(matches!(refused, Err(StoreError::StalePrepared { head: 0 })), "{refused:?}");
+}

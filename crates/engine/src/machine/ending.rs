@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hyperion_model::Tensor;
 use hyperion_primitives::{ClaimDigest, RequestId};
 
-use super::{Call, JobKey, Machine, State, ToSign, Waiter};
+use super::{Call, Dropped, JobKey, Machine, State, ToSign, Waiter};
 use crate::{Answer, Failure, LogPlace, OnLogged, SignError};
 
 /// What a kept job weighs beside its output.
@@ -69,7 +69,8 @@ impl Machine {
             _ => &mut self.stats.failed,
         } += 1;
         self.live -= 1;
-        record.log_waiters.clear();
+        let unheard = record.log_waiters.drain(..).map(Dropped::Logged);
+        self.effects.dropped.extend(unheard);
         record.state = State::Failed(why.clone());
         let waits = std::mem::take(&mut record.waits);
         let has_request = record.ask.is_some();
@@ -133,6 +134,7 @@ impl Machine {
         if let Some(claim) = record.claim {
             self.by_claim.remove(&claim);
         }
+        self.effects.dropped.extend(record.log_waiters.into_iter().map(Dropped::Logged));
     }
 
     /// A claim stands in the log.
@@ -156,14 +158,16 @@ impl Machine {
 
     /// Calls `waiter` once the request's claim is in the log; drops it when that cannot happen.
     pub fn on_logged(&mut self, request: RequestId, waiter: OnLogged) {
-        let Some(key) = self.by_request.get(&request) else { return };
+        let Some(key) = self.by_request.get(&request) else {
+            return self.effects.dropped.push(Dropped::Logged(waiter));
+        };
         let record = self.jobs.get_mut(key).expect("a request's job is kept");
         match &record.state {
             State::Logged(answer, index) => {
                 let place = LogPlace { digest: answer.digest, index: *index };
                 self.effects.calls.push(Call::Logged(waiter, place));
             }
-            State::Failed(_) => {}
+            State::Failed(_) => self.effects.dropped.push(Dropped::Logged(waiter)),
             _ => record.log_waiters.push(waiter),
         }
     }

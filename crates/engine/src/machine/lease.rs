@@ -6,7 +6,7 @@ use hyperion_model::Tensor;
 use hyperion_primitives::RequestId;
 
 use super::{
-    Ask, DeviceIndex, JobKey, LEASES_MAX, Machine, Record, State, Work, device::REFEREE_MS,
+    Ask, DeviceIndex, Dropped, JobKey, LEASES_MAX, Machine, Record, State, Work, device::REFEREE_MS,
 };
 use crate::{Content, Failure};
 
@@ -296,7 +296,13 @@ impl Machine {
                     }
                     _ => false,
                 };
-                record.state = if stands { before } else { State::Failed(Failure::Disproved) };
+                if stands {
+                    record.state = before;
+                } else {
+                    record.state = State::Failed(Failure::Disproved);
+                    let unheard = record.log_waiters.drain(..).map(Dropped::Logged);
+                    self.effects.dropped.extend(unheard);
+                }
                 None
             }
             (before, _) => {

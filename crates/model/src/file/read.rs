@@ -1,7 +1,8 @@
 use hyperion_primitives::{B256, Dtype, ModelId, TensorRoot, tensor_root};
 
 use super::{
-    DATA_ALIGN, HEADER_BYTES, MAGIC, RECORD_BYTES, Record, TABLE_ALIGN, TENSOR_ALIGN, VERSION, model_id, round_up,
+    DATA_ALIGN, HEADER_BYTES, MAGIC, RECORD_BYTES, Record, TABLE_ALIGN, TENSOR_ALIGN, VERSION,
+    model_id, round_up,
 };
 use crate::{
     Trust,
@@ -43,7 +44,9 @@ pub enum FileError {
     #[error("the program: {0}")]
     Program(#[from] DecodeError),
     /// The table lists other tensors than the program has.
-    #[error("record {record}: the program's tensor there is operator {op}, slot {slot}, {dtype} {dims:?}")]
+    #[error(
+        "record {record}: the program's tensor there is operator {op}, slot {slot}, {dtype} {dims:?}"
+    )]
     Record {
         /// Which record.
         record: usize,
@@ -108,7 +111,8 @@ pub(crate) fn read(bytes: &[u8], trust: Trust) -> Result<Contents, FileError> {
     }
     let count = u64::from(u32::from_be_bytes(*header[12..].first_chunk().expect("128 bytes")));
     let number = |at: usize| u64::from_be_bytes(*header[at..].first_chunk().expect("128 bytes"));
-    let field = |at, holds: bool, what| if holds { Ok(()) } else { Err(FileError::Field { at, what }) };
+    let field =
+        |at, holds: bool, what| if holds { Ok(()) } else { Err(FileError::Field { at, what }) };
     field(16, number(16) == HEADER_BYTES, "the program does not begin at 128")?;
     let program_bytes = file.slice("the program", HEADER_BYTES, number(24))?;
     let program_end = HEADER_BYTES + number(24);
@@ -136,15 +140,20 @@ pub(crate) fn read(bytes: &[u8], trust: Trust) -> Result<Contents, FileError> {
 
 /// Reads the table; it lists exactly the tensors of the program, in order.
 fn records(program: &Program, table: &[u8], table_at: u64) -> Result<Vec<Record>, FileError> {
-    let wanted = (0_u32..).zip(program.nodes()).flat_map(|(op, node)| slots(&node.op).into_iter().map(move |s| (op, s)));
+    let wanted = (0_u32..)
+        .zip(program.nodes())
+        .flat_map(|(op, node)| slots(&node.op).into_iter().map(move |s| (op, s)));
     let (lines, _) = table.as_chunks::<{ RECORD_BYTES as usize }>();
     let mut lines = lines.iter().enumerate();
     let mut records = Vec::with_capacity(lines.len());
     for (op, slot) in wanted {
         let dims = slot.stored_dims();
-        let missing = |record| FileError::Record { record, op, slot: slot.number, dtype: slot.dtype, dims };
+        let missing =
+            |record| FileError::Record { record, op, slot: slot.number, dtype: slot.dtype, dims };
         let (index, line) = lines.next().ok_or_else(|| missing(records.len()))?;
-        let number = |at: usize| u64::from_be_bytes(*line[at..].first_chunk().expect("a record has 128 bytes"));
+        let number = |at: usize| {
+            u64::from_be_bytes(*line[at..].first_chunk().expect("a record has 128 bytes"))
+        };
         let mut head = [0; 8];
         head[..4].copy_from_slice(&op.to_be_bytes());
         head[4..6].copy_from_slice(&slot.number.to_be_bytes());
@@ -177,7 +186,13 @@ fn records(program: &Program, table: &[u8], table_at: u64) -> Result<Vec<Record>
 }
 
 /// Checks places, elements and, unless trusted, roots of all tensors.
-fn tensors(file: &File<'_>, program: &Program, records: &[Record], data: u64, trust: Trust) -> Result<(), FileError> {
+fn tensors(
+    file: &File<'_>,
+    program: &Program,
+    records: &[Record],
+    data: u64,
+    trust: Trust,
+) -> Result<(), FileError> {
     let mut by_offset: Vec<&Record> = records.iter().collect();
     by_offset.sort_by_key(|record| (record.offset, record.op, record.slot));
     let mut end = data;
@@ -185,9 +200,11 @@ fn tensors(file: &File<'_>, program: &Program, records: &[Record], data: u64, tr
     for record in by_offset {
         let (op, slot) = (record.op, record.slot);
         let of_op = slots(&program.nodes()[op as usize].op);
-        let kind = of_op.iter().find(|kind| kind.number == slot).expect("the table is the program's");
+        let kind =
+            of_op.iter().find(|kind| kind.number == slot).expect("the table is the program's");
         let check = |bytes| {
-            let element = |(at, what)| FileError::Element { at: record.offset + at as u64, op, slot, what };
+            let element =
+                |(at, what)| FileError::Element { at: record.offset + at as u64, op, slot, what };
             kind.check(bytes).map_err(element)
         };
         let bad = |what| FileError::Element { at: record.offset, op, slot, what };
@@ -209,7 +226,8 @@ fn tensors(file: &File<'_>, program: &Program, records: &[Record], data: u64, tr
         end = record.offset + record.bytes;
         check(bytes)?;
         if trust == Trust::Nothing {
-            let got = tensor_root(record.dtype, &record.dims, bytes).expect("the length is what the shape says");
+            let got = tensor_root(record.dtype, &record.dims, bytes)
+                .expect("the length is what the shape says");
             if got != record.root {
                 return Err(FileError::Root { op, slot, got, want: record.root });
             }
@@ -238,6 +256,8 @@ impl<'a> File<'a> {
 
     fn gap(&self, from: u64, to: u64) -> Result<(), FileError> {
         let gap = self.slice("a gap", from, to - from)?;
-        gap.iter().position(|byte| *byte != 0).map_or(Ok(()), |at| Err(FileError::Gap { at: from + at as u64 }))
+        gap.iter()
+            .position(|byte| *byte != 0)
+            .map_or(Ok(()), |at| Err(FileError::Gap { at: from + at as u64 }))
     }
 }

@@ -3,7 +3,8 @@ use std::{collections::HashMap, io, sync::Arc};
 use hyperion_primitives::{B256, Dtype, ModelId, tensor_root};
 
 use super::{
-    DATA_ALIGN, HEADER_BYTES, MAGIC, RECORD_BYTES, Record, TABLE_ALIGN, TENSOR_ALIGN, VERSION, model_id, round_up,
+    DATA_ALIGN, HEADER_BYTES, MAGIC, RECORD_BYTES, Record, TABLE_ALIGN, TENSOR_ALIGN, VERSION,
+    model_id, round_up,
 };
 use crate::{program::Program, slots::slots};
 
@@ -87,9 +88,9 @@ impl Parts {
 
     /// Records with their places, and where the file ends.
     fn records(&self, program_bytes: u64) -> (Vec<Record>, u64) {
-        let wanted = (0_u32..).zip(self.program.nodes()).flat_map(|(op, node)| {
-            slots(&node.op).into_iter().map(move |slot| (op, slot))
-        });
+        let wanted = (0_u32..)
+            .zip(self.program.nodes())
+            .flat_map(|(op, node)| slots(&node.op).into_iter().map(move |slot| (op, slot)));
         let wanted: Vec<_> = wanted.collect();
         let parts = self.sorted();
         assert_eq!(parts.len(), wanted.len(), "tensors given, tensors of the program");
@@ -99,15 +100,25 @@ impl Parts {
         let mut placed: HashMap<(*const u8, Dtype, [u64; 2]), Record> = HashMap::new();
         let mut records = Vec::new();
         for ((op, slot), part) in wanted.into_iter().zip(parts) {
-            assert_eq!((part.op, part.slot), (op, slot.number), "tensor given, tensor of the program");
-            assert_eq!(part.data.len() as u64, slot.bytes(), "bytes of tensor {op}.{}", slot.number);
+            assert_eq!(
+                (part.op, part.slot),
+                (op, slot.number),
+                "tensor given, tensor of the program"
+            );
+            assert_eq!(
+                part.data.len() as u64,
+                slot.bytes(),
+                "bytes of tensor {op}.{}",
+                slot.number
+            );
             let dims = slot.stored_dims();
             let key = (part.data.as_ptr(), slot.dtype, dims);
             let record = placed.get(&key).copied().unwrap_or_else(|| {
                 let bytes = part.data.len() as u64;
                 let offset = at;
                 at = round_up(at + bytes, TENSOR_ALIGN);
-                let root = tensor_root(slot.dtype, &dims, &part.data).expect("the length was checked");
+                let root =
+                    tensor_root(slot.dtype, &dims, &part.data).expect("the length was checked");
                 Record { op, slot: slot.number, dtype: slot.dtype, dims, offset, bytes, root }
             });
             placed.insert(key, record);

@@ -9,7 +9,9 @@
 
 use std::{fs, path::Path};
 
-use hyperion_ops::{ActivationTable, AttentionShape, NormKind, NormShape, PoolMode, constant::attention_multiplier};
+use hyperion_ops::{
+    ActivationTable, AttentionShape, NormKind, NormShape, PoolMode, constant::attention_multiplier,
+};
 use hyperion_primitives::{B256, keccak256};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Number;
@@ -77,7 +79,9 @@ pub fn bert(folder: &Path, progress: Progress<'_>) -> Result<Parts, ImportError>
     let head = Head::of(folder)?;
     let sentence = optional::<SentenceConfig>(&folder.join("sentence_bert_config.json"))?;
     let positions = config.max_position_embeddings;
-    let context = sentence.and_then(|sentence| sentence.max_seq_length).map_or(positions, |max| max.min(positions));
+    let context = sentence
+        .and_then(|sentence| sentence.max_seq_length)
+        .map_or(positions, |max| max.min(positions));
     let tokenizer = folder.join("tokenizer.json");
     let tokenizer_hash = match fs::read(&tokenizer) {
         Ok(bytes) => keccak256(bytes),
@@ -121,7 +125,11 @@ struct Sizes {
 
 impl Sizes {
     fn new(config: &Config) -> Result<Self, ImportError> {
-        let unsupported = |key, got: &dyn ToString, want| ImportError::Unsupported { key, got: got.to_string(), want };
+        let unsupported = |key, got: &dyn ToString, want| ImportError::Unsupported {
+            key,
+            got: got.to_string(),
+            want,
+        };
         if config.model_type != "bert" {
             return Err(unsupported("model_type", &config.model_type, "`bert` is supported"));
         }
@@ -137,20 +145,37 @@ impl Sizes {
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => ActivationTable::GeluTanh,
             "relu" => ActivationTable::Relu,
             "silu" | "swish" => ActivationTable::Silu,
-            _ => return Err(unsupported("hidden_act", &config.hidden_act, "gelu, gelu_new, relu, silu are supported")),
+            _ => {
+                return Err(unsupported(
+                    "hidden_act",
+                    &config.hidden_act,
+                    "gelu, gelu_new, relu, silu are supported",
+                ));
+            }
         };
         let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
         let head_dim = if heads > 0 && hidden % heads == 0 { hidden / heads } else { 0 };
         let small = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
-        let attention = AttentionShape::new(small(heads), small(heads), small(head_dim)).ok_or_else(|| {
-            unsupported("num_attention_heads", &heads, "it divides hidden_size into heads of at most 256")
+        let attention = AttentionShape::new(small(heads), small(heads), small(head_dim))
+            .ok_or_else(|| {
+                unsupported(
+                    "num_attention_heads",
+                    &heads,
+                    "it divides hidden_size into heads of at most 256",
+                )
+            })?;
+        let query_q30 = attention_multiplier(attention.head_dim)
+            .and_then(|multiplier| u32::try_from(multiplier).ok());
+        let query_q30 = query_q30.ok_or_else(|| {
+            unsupported("num_attention_heads", &heads, "heads of at least 2 columns")
         })?;
-        let query_q30 = attention_multiplier(attention.head_dim).and_then(|multiplier| u32::try_from(multiplier).ok());
-        let query_q30 = query_q30.ok_or_else(|| unsupported("num_attention_heads", &heads, "heads of at least 2 columns"))?;
         let eps = eps_q32(&config.layer_norm_eps);
-        let eps = eps.ok_or_else(|| unsupported("layer_norm_eps", &config.layer_norm_eps, "a number from 0 to below 1"))?;
+        let eps = eps.ok_or_else(|| {
+            unsupported("layer_norm_eps", &config.layer_norm_eps, "a number from 0 to below 1")
+        })?;
         let norm = NormShape::new(NormKind::Layer, eps, small(hidden));
-        let norm = norm.ok_or_else(|| unsupported("hidden_size", &hidden, "1 to 16,384 is supported"))?;
+        let norm =
+            norm.ok_or_else(|| unsupported("hidden_size", &hidden, "1 to 16,384 is supported"))?;
         Ok(Self { hidden, inner: config.intermediate_size, attention, query_q30, norm, activation })
     }
 }
@@ -182,14 +207,18 @@ impl Head {
             let kind = module.kind.rsplit('.').next().unwrap_or_default();
             match kind {
                 "Transformer" => {}
-                "Pooling" => head.pool = Some((mode(&json(&folder.join(&module.path).join("config.json"))?)?, false)),
+                "Pooling" => {
+                    head.pool =
+                        Some((mode(&json(&folder.join(&module.path).join("config.json"))?)?, false))
+                }
                 "Normalize" => {
                     if let Some((_, unit)) = &mut head.pool {
                         *unit = true;
                     }
                 }
                 _ => {
-                    let (got, want) = (module.kind.clone(), "Transformer, Pooling, Normalize are supported");
+                    let (got, want) =
+                        (module.kind.clone(), "Transformer, Pooling, Normalize are supported");
                     return Err(ImportError::Unsupported { key: "modules.json type", got, want });
                 }
             }
@@ -232,22 +261,32 @@ impl<'a, 's> Import<'a, 's> {
 
     fn embeddings(&mut self, config: &Config) -> Result<ValueId, ImportError> {
         let hidden = self.sizes.hidden;
-        let words = self.tensor("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?;
+        let words =
+            self.tensor("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?;
         let value = |row: usize, column: usize| words.value(row * hidden + column);
-        let matrix =
-            Matrix { rows: config.vocab_size, columns: hidden, value: &value, row_q30: None, column_q14: None };
+        let matrix = Matrix {
+            rows: config.vocab_size,
+            columns: hidden,
+            value: &value,
+            row_q30: None,
+            column_q14: None,
+        };
         let embed = |vocab, width, codes| Op::Embed { vocab, width, codes };
         let x = self.builder.table(&words.name, embed, Codes::W8r, &matrix, 0)?;
 
         let rows = config.max_position_embeddings;
         let positions = self.tensor("embeddings.position_embeddings.weight", &[rows, hidden])?;
-        let types = self.tensors.any(&format!("{}embeddings.token_type_embeddings.weight", self.prefix))?;
-        let types = self.tensors.get(&types.name, &[types.shape.first().copied().unwrap_or(1).max(1), hidden])?;
+        let types =
+            self.tensors.any(&format!("{}embeddings.token_type_embeddings.weight", self.prefix))?;
+        let types = self
+            .tensors
+            .get(&types.name, &[types.shape.first().copied().unwrap_or(1).max(1), hidden])?;
         // Every token of a request has type 0.
         let value = |row: usize, column: usize| {
             Some(positions.value(row * hidden + column)?.plus(types.value(column)?))
         };
-        let matrix = Matrix { rows, columns: hidden, value: &value, row_q30: None, column_q14: None };
+        let matrix =
+            Matrix { rows, columns: hidden, value: &value, row_q30: None, column_q14: None };
         let position = |context, width, codes| Op::Position { context, width, codes };
         let x = self.builder.table(&positions.name, position, Codes::I16, &matrix, x)?;
         self.norm("embeddings.LayerNorm", x)
@@ -258,8 +297,8 @@ impl<'a, 's> Import<'a, 's> {
         let hidden = self.sizes.hidden;
         let qkv = self.queries_keys_values(&name("attention.self"), x)?;
         let width = u32::try_from(hidden).expect("checked by the norm's shape");
-        let [q, k, v] =
-            [0, 1, 2].map(|part| self.builder.push(Op::Columns { start: part * width, len: width }, &[qkv]));
+        let [q, k, v] = [0, 1, 2]
+            .map(|part| self.builder.push(Op::Columns { start: part * width, len: width }, &[qkv]));
         let context = self.builder.push(Op::Attention(self.sizes.attention), &[q, k, v]);
         let y = self.linear(&name("attention.output.dense"), hidden, hidden, context)?;
         let y = self.builder.push(Op::Add, &[y, x]);
@@ -280,16 +319,33 @@ impl<'a, 's> Import<'a, 's> {
             let bias = self.tensor(&format!("{name}.{part}.bias"), &[hidden])?;
             parts.push((weight, bias));
         }
-        let value = |row: usize, column: usize| parts[row / hidden].0.value(row % hidden * hidden + column);
+        let value =
+            |row: usize, column: usize| parts[row / hidden].0.value(row % hidden * hidden + column);
         let bias = |row: usize| parts[row / hidden].1.value(row % hidden);
         let multiplier = self.sizes.query_q30;
         let row_q30 = |row: usize| if row < hidden { multiplier } else { ROW_ONE };
-        let matrix =
-            Matrix { rows: 3 * hidden, columns: hidden, value: &value, row_q30: Some(&row_q30), column_q14: None };
-        self.builder.linear(&format!("{}{name}.{{query, key, value}}", self.prefix), &matrix, Some(&bias), x)
+        let matrix = Matrix {
+            rows: 3 * hidden,
+            columns: hidden,
+            value: &value,
+            row_q30: Some(&row_q30),
+            column_q14: None,
+        };
+        self.builder.linear(
+            &format!("{}{name}.{{query, key, value}}", self.prefix),
+            &matrix,
+            Some(&bias),
+            x,
+        )
     }
 
-    fn linear(&mut self, name: &str, n: usize, k: usize, x: ValueId) -> Result<ValueId, ImportError> {
+    fn linear(
+        &mut self,
+        name: &str,
+        n: usize,
+        k: usize,
+        x: ValueId,
+    ) -> Result<ValueId, ImportError> {
         let weight = self.tensor(&format!("{name}.weight"), &[n, k])?;
         let bias = self.tensor(&format!("{name}.bias"), &[n])?;
         let value = |row: usize, column: usize| weight.value(row * k + column);
@@ -301,7 +357,8 @@ impl<'a, 's> Import<'a, 's> {
     fn norm(&mut self, name: &str, x: ValueId) -> Result<ValueId, ImportError> {
         let gamma = self.tensor(&format!("{name}.weight"), &[self.sizes.hidden])?;
         let beta = self.tensor(&format!("{name}.bias"), &[self.sizes.hidden])?;
-        let (gamma_at, beta_at) = (|index: usize| gamma.value(index), |index: usize| beta.value(index));
+        let (gamma_at, beta_at) =
+            (|index: usize| gamma.value(index), |index: usize| beta.value(index));
         self.builder.norm(&gamma.name, self.sizes.norm, &gamma_at, Some(&beta_at), x)
     }
 }

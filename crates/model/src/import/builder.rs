@@ -48,7 +48,8 @@ impl Builder {
         input: ValueId,
     ) -> Result<ValueId, ImportError> {
         let quantized = quantize(matrix, codes).map_err(weight(name))?;
-        let [rows, width] = [matrix.rows, matrix.columns].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+        let [rows, width] =
+            [matrix.rows, matrix.columns].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         let value = self.push(op(rows, width, codes), &[input]);
         self.quantized(quantized);
         Ok(value)
@@ -64,11 +65,15 @@ impl Builder {
         bias: Option<Values<'_>>,
         input: ValueId,
     ) -> Result<ValueId, ImportError> {
-        let [n, k] = [matrix.rows, matrix.columns].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+        let [n, k] =
+            [matrix.rows, matrix.columns].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         let shape = LinearShape::new(k, n).ok_or_else(|| ImportError::Shape {
             name: name.to_owned(),
             got: vec![matrix.rows, matrix.columns],
-            want: vec![matrix.rows.max(1), (hyperion_primitives::limits::DEPTH_MAX as usize).min(matrix.columns.max(1))],
+            want: vec![
+                matrix.rows.max(1),
+                (hyperion_primitives::limits::DEPTH_MAX as usize).min(matrix.columns.max(1)),
+            ],
         })?;
         let shape = if bias.is_some() { shape.with_bias() } else { shape };
         let quantized = quantize(matrix, Codes::W8r).map_err(weight(name))?;
@@ -79,7 +84,8 @@ impl Builder {
                 let multiplier = matrix.row_q30.map_or(crate::real::ROW_ONE, |of| of(row));
                 bias(row).map(|value| value.scaled(multiplier, crate::real::COLUMN_ONE))
             };
-            let bias = fixed((0..matrix.rows).map(scale), 16, SAT).map_err(weight(&format!("{name}, its bias")))?;
+            let bias = fixed((0..matrix.rows).map(scale), 16, SAT)
+                .map_err(weight(&format!("{name}, its bias")))?;
             self.tensor(3, &bytes_of(&bias));
         }
         Ok(value)
@@ -96,7 +102,8 @@ impl Builder {
     ) -> Result<ValueId, ImportError> {
         let len = 0..shape.group as usize;
         let gamma = fixed(len.clone().map(gamma), 14, GAMMA_MAX).map_err(weight(name))?;
-        let beta = beta.map(|beta| fixed(len.map(beta), 16, SAT)).transpose().map_err(weight(name))?;
+        let beta =
+            beta.map(|beta| fixed(len.map(beta), 16, SAT)).transpose().map_err(weight(name))?;
         let value = self.push(Op::Norm(shape), &[input]);
         self.tensor(0, &bytes_of(&gamma));
         if let Some(beta) = beta {
@@ -116,7 +123,8 @@ impl Builder {
     }
 
     fn quantized(&mut self, quantized: Quantized) {
-        let exponents: Vec<u8> = quantized.exponents.iter().map(|exponent| exponent.cast_unsigned()).collect();
+        let exponents: Vec<u8> =
+            quantized.exponents.iter().map(|exponent| exponent.cast_unsigned()).collect();
         self.tensor(0, &quantized.codes);
         self.tensor(1, &quantized.mantissas);
         self.tensor(2, &exponents);

@@ -15,11 +15,7 @@ use hyperion_ops::ActivationTable;
 use hyperion_primitives::B256;
 use serde::Deserialize;
 
-use super::{
-    Builder, ImportError,
-    builder::Values,
-    source::Source,
-};
+use super::{Builder, ImportError, builder::Values, source::Source};
 use crate::{
     file::Parts,
     program::{Input, Op},
@@ -30,7 +26,7 @@ use crate::{
 /// Rows of one request at most.
 const ROWS_MAX: u32 = 1024;
 /// Layers at most; a graph with more is a mistake.
-const LAYERS_MAX: usize = 1024;
+pub(super) const LAYERS_MAX: usize = 1024;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -136,7 +132,8 @@ impl Chain {
 /// When a file cannot be read, the graph is none, or a tensor is missing, of another shape or not finite.
 pub fn mlp(folder: &Path) -> Result<Parts, ImportError> {
     let path = folder.join("graph.json");
-    let text = fs::read_to_string(&path).map_err(|cause| ImportError::Io { path: path.clone(), cause })?;
+    let text =
+        fs::read_to_string(&path).map_err(|cause| ImportError::Io { path: path.clone(), cause })?;
     let format = |what: String| ImportError::Format { path: path.clone(), what };
     let graph: Graph = serde_json::from_str(&text).map_err(|error| format(error.to_string()))?;
     if graph.layers.is_empty() || graph.layers.len() > LAYERS_MAX {

@@ -15,14 +15,27 @@
 //! | `Constant`, `Transpose` of a constant | folded |
 //!
 //! Weights may be f32, f16 or bf16, in `raw_data` or in typed fields; they stay bits all the way. Start with
-//! [`lower::chain`].
+//! `lower`.
 
 mod attribute;
 mod constant;
 mod lower;
 mod proto;
 
+use std::{fs, path::Path};
+
 use prost::Message;
+
+use super::{
+    ImportError,
+    builder::Values,
+    mlp::{Chain, ChainLayer},
+};
+use crate::file::Parts;
+
+pub(crate) use self::lower::Lowered;
+#[cfg(feature = "float")]
+pub(crate) use self::{constant::Constant, lower::Layer};
 
 /// What a refused node is told to be instead.
 const SUPPORTED: &str = "Gemm, MatMul with Add, Relu, Gelu (also spelled with Erf), Identity, Cast, Dropout, Flatten, \
@@ -63,21 +76,64 @@ pub enum OnnxError {
     },
 }
 
+/// Imports a classifier from an ONNX file.
+///
+/// # Errors
+///
+/// When the file cannot be read or is not ONNX, the graph is not a chain of the layers listed above, or a weight
+/// is not finite or too large.
+pub fn onnx(path: &Path) -> Result<Parts, ImportError> {
+    let bytes =
+        fs::read(path).map_err(|cause| ImportError::Io { path: path.to_path_buf(), cause })?;
+    from_bytes(&bytes)
+}
+
+/// As [`onnx`], from the file's bytes.
+///
+/// # Errors
+///
+/// As [`onnx`], less the reading.
+pub fn from_bytes(bytes: &[u8]) -> Result<Parts, ImportError> {
+    let lowered = layers(bytes)?;
+    let width = u32::try_from(lowered.width).map_err(|_| {
+        OnnxError::Graph(format!("its input has rows of {} elements", lowered.width))
+    })?;
+    let mut chain = Chain::new(width);
+    for layer in &lowered.layers {
+        let [outputs, inputs] = layer.weight.matrix().expect("lowering takes matrices only");
+        let weight = |row: usize, column: usize| layer.weight.value(row * inputs + column);
+        let bias = layer.bias.as_ref().map(|bias| |index: usize| bias.value(index));
+        chain.layer(&ChainLayer {
+            name: &layer.name,
+            outputs,
+            inputs,
+            weight: &weight,
+            bias: bias.as_ref().map(|bias| bias as Values<'_>),
+            curve: layer.curve,
+        })?;
+    }
+    chain.finish(lowered.class)
+}
+
 /// Decodes a file and reads its graph as a chain of layers.
-fn decode(bytes: &[u8]) -> Result<lower::Chain, OnnxError> {
+pub(crate) fn layers(bytes: &[u8]) -> Result<Lowered, OnnxError> {
     let model = proto::Model::decode(bytes)?;
     if !model.functions.is_empty() || !model.training.is_empty() {
-        return Err(OnnxError::Model("functions and training graphs are not supported; export for inference".into()));
+        let reason = "functions and training graphs are not supported; export for inference";
+        return Err(OnnxError::Model(reason.into()));
     }
-    let opset = model.opsets.iter().find(|opset| opset.domain.is_empty() || opset.domain == "ai.onnx");
+    let opset =
+        model.opsets.iter().find(|opset| opset.domain.is_empty() || opset.domain == "ai.onnx");
     match opset.map(|opset| opset.version) {
         Some(version) if version >= OPSET_MIN => {}
         Some(version) => {
-            return Err(OnnxError::Model(format!("operator set {version} is older than {OPSET_MIN}")));
+            return Err(OnnxError::Model(format!(
+                "operator set {version} is older than {OPSET_MIN}"
+            )));
         }
         None => return Err(OnnxError::Model("it names no operator set of ONNX".into())),
     }
-    lower::chain(&model.graph.ok_or_else(|| OnnxError::Model("it has no graph".into()))?)
+    lower::lower(&model.graph.ok_or_else(|| OnnxError::Model("it has no graph".into()))?)
 }
 
 #[cfg(test)]

@@ -59,7 +59,8 @@ impl Source {
         let mut tensors = BTreeMap::new();
         for (path, bytes) in &self.files {
             let format = |what: String| ImportError::Format { path: path.clone(), what };
-            let file = SafeTensors::deserialize(bytes).map_err(|error| format(error.to_string()))?;
+            let file =
+                SafeTensors::deserialize(bytes).map_err(|error| format(error.to_string()))?;
             for (name, view) in file.tensors() {
                 let source = match view.dtype() {
                     SourceDtype::F32 => Format::F32,
@@ -70,7 +71,12 @@ impl Source {
                 };
                 let offset = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
                 let data = &bytes[offset..offset + view.data().len()];
-                let tensor = SourceTensor { name: name.clone(), shape: view.shape().to_vec(), format: source, bytes: data };
+                let tensor = SourceTensor {
+                    name: name.clone(),
+                    shape: view.shape().to_vec(),
+                    format: source,
+                    bytes: data,
+                };
                 if tensors.insert(name.clone(), tensor).is_some() {
                     return Err(format(format!("tensor `{name}` is in two files")));
                 }
@@ -91,7 +97,11 @@ impl<'a> Tensors<'a> {
     }
 
     /// A tensor of a certain shape, all of it finite.
-    pub(super) fn get(&self, name: &str, shape: &[usize]) -> Result<&SourceTensor<'a>, ImportError> {
+    pub(super) fn get(
+        &self,
+        name: &str,
+        shape: &[usize],
+    ) -> Result<&SourceTensor<'a>, ImportError> {
         let tensor = self.any(name)?;
         if tensor.shape != shape {
             let (got, want) = (tensor.shape.clone(), shape.to_vec());
@@ -102,7 +112,8 @@ impl<'a> Tensors<'a> {
         match tensor.values().position(|value| value.is_none()) {
             None => Ok(tensor),
             Some(index) => {
-                let cause = WeightError::NotFinite { row: index / columns, column: index % columns };
+                let cause =
+                    WeightError::NotFinite { row: index / columns, column: index % columns };
                 Err(ImportError::Weight { name: name.to_owned(), cause })
             }
         }

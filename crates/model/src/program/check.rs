@@ -102,7 +102,11 @@ pub enum Reason {
 }
 
 /// Infers the shape of every value.
-pub(super) fn check(input: Input, context: u32, nodes: &[Node]) -> Result<Vec<Shape>, ProgramError> {
+pub(super) fn check(
+    input: Input,
+    context: u32,
+    nodes: &[Node],
+) -> Result<Vec<Shape>, ProgramError> {
     let whole = |reason| ProgramError { node: nodes.len(), reason };
     if nodes.is_empty() || nodes.len() > NODES_MAX {
         return Err(whole(Reason::Count(nodes.len())));
@@ -125,7 +129,10 @@ pub(super) fn check(input: Input, context: u32, nodes: &[Node]) -> Result<Vec<Sh
         None => Ok(shapes),
         Some(value) => {
             let value = u32::try_from(value).expect("a program has few nodes");
-            Err(ProgramError { node: (value as usize).saturating_sub(1), reason: Reason::Unread { value } })
+            Err(ProgramError {
+                node: (value as usize).saturating_sub(1),
+                reason: Reason::Unread { value },
+            })
         }
     }
 }
@@ -166,7 +173,11 @@ impl Reads<'_> {
     fn pair(&self) -> Result<Shape, Reason> {
         let first = self.activations(0, None)?;
         let (value, got) = self.get(1);
-        if got == first { Ok(first) } else { Err(Reason::Shape { value, got, want: format!("{first:?}") }) }
+        if got == first {
+            Ok(first)
+        } else {
+            Err(Reason::Shape { value, got, want: format!("{first:?}") })
+        }
     }
 }
 
@@ -186,14 +197,20 @@ fn infer(node: &Node, shapes: &[Shape], context: u32, is_last: bool) -> Result<S
             limit("width", width, WIDTH_MAX)?;
             let (value, got) = reads.get(0);
             if value != 0 || got.dtype != Dtype::U32 {
-                return Err(Reason::Shape { value, got, want: "the program's token ids".to_owned() });
+                return Err(Reason::Shape {
+                    value,
+                    got,
+                    want: "the program's token ids".to_owned(),
+                });
             }
             Ok(rows_of(Dtype::I32, Rows::All, width))
         }
         Op::Position { context: positions, width, .. } => {
             limit("positions", positions, CONTEXT_MAX)?;
             if positions < context {
-                return Err(Reason::Place("its table has fewer positions than the program's context"));
+                return Err(Reason::Place(
+                    "its table has fewer positions than the program's context",
+                ));
             }
             reads.trunk(0, Some(width))
         }
@@ -241,7 +258,9 @@ fn infer(node: &Node, shapes: &[Shape], context: u32, is_last: bool) -> Result<S
         Op::Sample => {
             let got = reads.activations(0, None)?;
             if !is_last || got.rows != Rows::Out {
-                return Err(Reason::Place("sample is the last operator and reads the rows that produce output"));
+                return Err(Reason::Place(
+                    "sample is the last operator and reads the rows that produce output",
+                ));
             }
             Ok(rows_of(Dtype::U32, Rows::Out, 1))
         }
@@ -249,7 +268,11 @@ fn infer(node: &Node, shapes: &[Shape], context: u32, is_last: bool) -> Result<S
 }
 
 fn limit(what: &'static str, got: u32, max: u32) -> Result<(), Reason> {
-    if (1..=max).contains(&got) { Ok(()) } else { Err(Reason::Limit { what, got: got.into(), max: max.into() }) }
+    if (1..=max).contains(&got) {
+        Ok(())
+    } else {
+        Err(Reason::Limit { what, got: got.into(), max: max.into() })
+    }
 }
 
 impl Op {

@@ -1,8 +1,8 @@
 //! The bytes of a program: big-endian, one encoding a program.
 
 use hyperion_ops::{
-    ActivationTable, AttentionShape, LinearShape, NormKind, NormShape, OPSET, Pairing, PoolMode, RopeShape,
-    table::TABLES_ROOT,
+    ActivationTable, AttentionShape, LinearShape, NormKind, NormShape, OPSET, Pairing, PoolMode,
+    RopeShape, table::TABLES_ROOT,
 };
 use hyperion_primitives::{B256, Dtype};
 
@@ -60,7 +60,8 @@ impl Program {
         }
         for node in &self.nodes {
             let attributes = node.op.attributes();
-            let inputs = u8::try_from(node.inputs.len()).expect("an operator reads three values at most");
+            let inputs =
+                u8::try_from(node.inputs.len()).expect("an operator reads three values at most");
             let size = u16::try_from(attributes.len()).expect("attributes are a few bytes");
             bytes.extend_from_slice(&[node.op.code(), inputs]);
             bytes.extend_from_slice(&size.to_be_bytes());
@@ -133,7 +134,8 @@ fn op(code: u8, r: &mut Reader<'_>) -> Result<Op, DecodeError> {
         4 => {
             let (k, n, flags) = (r.u32()?, r.u32()?, r.flags(7)?);
             let mut shape = r.shape("linear depth", k, LinearShape::new(k, n))?;
-            (shape.bias, shape.a15, shape.smooth) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+            (shape.bias, shape.a15, shape.smooth) =
+                (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
             Op::Linear(shape)
         }
         5 => {
@@ -144,7 +146,8 @@ fn op(code: u8, r: &mut Reader<'_>) -> Result<Op, DecodeError> {
         6 => {
             let (heads, kv_heads, head_dim) = (r.u32()?, r.u32()?, r.u32()?);
             let (flags, window) = (r.flags(3)?, r.u32()?);
-            let mut shape = r.shape("attention heads", heads, AttentionShape::new(heads, kv_heads, head_dim))?;
+            let mut shape =
+                r.shape("attention heads", heads, AttentionShape::new(heads, kv_heads, head_dim))?;
             // Without causality there is no window: what is before a row is as visible as what is after.
             if flags & 1 != 0 {
                 shape = shape.with_causal(window);
@@ -158,7 +161,9 @@ fn op(code: u8, r: &mut Reader<'_>) -> Result<Op, DecodeError> {
         9 => Op::Gate,
         10 => Op::Add,
         11 => Op::LastRow,
-        12 => Op::Pool { mode: r.choice("pool mode", PoolMode::from_code)?, unit: r.flags(1)? == 1 },
+        12 => {
+            Op::Pool { mode: r.choice("pool mode", PoolMode::from_code)?, unit: r.flags(1)? == 1 }
+        }
         13 => Op::Argmax,
         14 => Op::Sample,
         _ => return Err(r.field("operator", code.into())),
@@ -187,19 +192,25 @@ impl Op {
     }
 
     fn attributes(&self) -> Vec<u8> {
-        let numbers = |numbers: &[u32]| numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>();
+        let numbers = |numbers: &[u32]| {
+            numbers.iter().flat_map(|number| number.to_be_bytes()).collect::<Vec<u8>>()
+        };
         let flag = |bit: u8, set: bool| if set { bit } else { 0 };
         match self {
-            Self::Embed { vocab: rows, width, codes } | Self::Position { context: rows, width, codes } => {
+            Self::Embed { vocab: rows, width, codes }
+            | Self::Position { context: rows, width, codes } => {
                 [numbers(&[*rows, *width]), vec![codes.dtype().code()]].concat()
             }
-            Self::Norm(shape) => [vec![shape.kind.code()], numbers(&[shape.eps_q32, shape.group])].concat(),
+            Self::Norm(shape) => {
+                [vec![shape.kind.code()], numbers(&[shape.eps_q32, shape.group])].concat()
+            }
             Self::Linear(shape) => {
                 let flags = flag(1, shape.bias) | flag(2, shape.a15) | flag(4, shape.smooth);
                 [numbers(&[shape.k, shape.n]), vec![flags]].concat()
             }
             Self::Rope(shape) => {
-                [numbers(&[shape.heads, shape.head_dim, shape.rot]), vec![shape.pairing.code()]].concat()
+                [numbers(&[shape.heads, shape.head_dim, shape.rot]), vec![shape.pairing.code()]]
+                    .concat()
             }
             Self::Attention(shape) => {
                 let flags = flag(1, shape.causal) | flag(2, shape.p15);
@@ -240,7 +251,11 @@ impl Reader<'_> {
     }
 
     /// A byte that names one of a few things.
-    fn choice<T>(&mut self, what: &'static str, of: impl Fn(u8) -> Option<T>) -> Result<T, DecodeError> {
+    fn choice<T>(
+        &mut self,
+        what: &'static str,
+        of: impl Fn(u8) -> Option<T>,
+    ) -> Result<T, DecodeError> {
         let code = self.u8()?;
         of(code).ok_or_else(|| self.field(what, code.into()))
     }

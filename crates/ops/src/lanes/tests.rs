@@ -4,7 +4,7 @@ use std::vec::Vec;
 
 use hyperion_primitives::Mix;
 
-use super::{Lanes, Lookup16, avx2::Avx2, avx512::Avx512, half, portable::Portable, scale};
+use super::{Lanes, Lookup16, half, portable::Portable, scale};
 use crate::{round::wide, table};
 
 fn check<L: Lanes>(l: L) {
@@ -87,17 +87,19 @@ fn portable_lanes_are_plain_arithmetic() {
     check(Portable);
 }
 
+#[cfg(target_arch = "x86_64")]
 #[test]
 fn avx2_lanes_are_plain_arithmetic() {
-    match Avx2::detect() {
+    match crate::Avx2::detect() {
         Some(avx2) => check(avx2),
         None => println!("skipped: no AVX2"),
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 #[test]
 fn avx512_lanes_are_plain_arithmetic() {
-    match Avx512::detect() {
+    match crate::Avx512::detect() {
         Some(avx512) => check(avx512),
         None => println!("skipped: no AVX-512 VNNI"),
     }

@@ -5,8 +5,7 @@ use super::*;
 
 /// What decoding and encoding again says of the same bytes.
 fn by_definition(bytes: &[u8]) -> bool {
-    inferCall::abi_decode_raw_validate(bytes)
-        .is_ok_and(|call| call.abi_encode()[4..] == *bytes)
+    inferCall::abi_decode_raw_validate(bytes).is_ok_and(|call| call.abi_encode()[4..] == *bytes)
 }
 
 fn by_us(bytes: &[u8]) -> bool {

@@ -55,7 +55,8 @@ impl<'a> Attributes<'a> {
         let [attribute] = self.0 else { return Err("it has not exactly one value".into()) };
         match attribute.name.as_str() {
             "value" => {
-                let tensor: &Tensor = attribute.tensor.as_ref().ok_or("its value is not a tensor")?;
+                let tensor: &Tensor =
+                    attribute.tensor.as_ref().ok_or("its value is not a tensor")?;
                 Constant::read(tensor).map_err(Stop::Error)
             }
             "value_float" => Ok(Constant::scalar(attribute.float)),

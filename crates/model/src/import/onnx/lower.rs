@@ -8,24 +8,18 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use super::{
+    super::mlp::{Curve, LAYERS_MAX},
     OnnxError,
     attribute::Attributes,
     constant::{Constant, Factor},
     proto::{self, data_type},
 };
 
-/// What follows a linear layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Curve {
-    Identity,
-    Relu,
-    Gelu,
-    GeluTanh,
-}
-
 /// One linear layer: `curve(rows · weightᵀ + bias)`.
 #[derive(Clone, Debug)]
 pub(crate) struct Layer {
+    /// The node that it was read from.
+    pub(crate) name: String,
     /// `[outputs, inputs]`.
     pub(crate) weight: Rc<Constant>,
     /// One per output.
@@ -35,11 +29,9 @@ pub(crate) struct Layer {
 
 /// A classifier as a chain.
 #[derive(Clone, Debug)]
-pub(crate) struct Chain {
-    /// The graph's input and its width.
-    pub(crate) input: (String, u64),
-    /// The graph's output.
-    pub(crate) output: String,
+pub(crate) struct Lowered {
+    /// Elements of an input row.
+    pub(crate) width: u64,
     pub(crate) layers: Vec<Layer>,
     /// Whether the output is the index of the largest logit.
     pub(crate) class: bool,
@@ -50,13 +42,23 @@ pub(crate) struct Chain {
 enum Meaning {
     Constant(Rc<Constant>),
     /// Rows of the chain; `flat` when they have two dimensions.
-    Rows { at: usize, flat: bool },
+    Rows {
+        at: usize,
+        flat: bool,
+    },
     /// A piece of `x/2 · (1 + erf(x/√2))`, where `x` is the rows after `at` changes.
-    Gelu { at: usize, part: Part },
+    Gelu {
+        at: usize,
+        part: Part,
+    },
     /// Softmax of the logits: the same order, other numbers.
-    Probabilities { at: usize },
+    Probabilities {
+        at: usize,
+    },
     /// Index of the largest logit.
-    Class { at: usize },
+    Class {
+        at: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +83,7 @@ enum Part {
 ///
 /// When a tensor is malformed, when the graph has not exactly one input and one output, or at the first
 /// node that a chain cannot hold.
-pub(crate) fn chain(graph: &proto::Graph) -> Result<Chain, OnnxError> {
+pub(crate) fn lower(graph: &proto::Graph) -> Result<Lowered, OnnxError> {
     if !graph.sparse_initializers.is_empty() {
         return Err(OnnxError::Graph("sparse initialisers are not supported".into()));
     }
@@ -90,7 +92,8 @@ pub(crate) fn chain(graph: &proto::Graph) -> Result<Chain, OnnxError> {
         define(&mut values, &tensor.name, Meaning::Constant(Rc::new(Constant::read(tensor)?)))?;
     }
     // Before IR version 4 an initialiser was listed among the inputs too.
-    let inputs: Vec<_> = graph.inputs.iter().filter(|input| !values.contains_key(&input.name)).collect();
+    let inputs: Vec<_> =
+        graph.inputs.iter().filter(|input| !values.contains_key(&input.name)).collect();
     let ([input], [output]) = (inputs.as_slice(), graph.outputs.as_slice()) else {
         return Err(OnnxError::Graph(format!(
             "it has {} inputs and {} outputs; one of each is supported",
@@ -101,11 +104,13 @@ pub(crate) fn chain(graph: &proto::Graph) -> Result<Chain, OnnxError> {
     let (width, flat) = row_width(input)?;
     define(&mut values, &input.name, Meaning::Rows { at: 0, flat })?;
 
-    let mut walk = Walk { values, layers: Vec::new(), width, at: 0 };
+    let mut walk = Walk { values, layers: Vec::new(), width, at: 0, name: String::new() };
     for (index, node) in graph.nodes.iter().enumerate() {
-        let name = || if node.name.is_empty() { format!("#{index}") } else { node.name.clone() };
-        let meaning = walk.meaning(node).map_err(|reason| match reason {
-            Stop::Refused(reason) => OnnxError::Node { op: node.op_type.clone(), name: name(), reason },
+        walk.name = if node.name.is_empty() { format!("#{index}") } else { node.name.clone() };
+        let meaning = walk.meaning(node).map_err(|stop| match stop {
+            Stop::Refused(reason) => {
+                OnnxError::Node { op: node.op_type.clone(), name: walk.name.clone(), reason }
+            }
             Stop::Error(error) => error,
         })?;
         let result = node.outputs.first().map_or("", String::as_str);
@@ -114,16 +119,25 @@ pub(crate) fn chain(graph: &proto::Graph) -> Result<Chain, OnnxError> {
     let (at, class) = match walk.values.get(&output.name) {
         Some(&(Meaning::Rows { at, .. } | Meaning::Probabilities { at })) => (at, false),
         Some(&Meaning::Class { at }) => (at, true),
-        _ => return Err(OnnxError::Graph(format!("nothing computes its output `{}`", output.name))),
+        _ => {
+            return Err(OnnxError::Graph(format!("nothing computes its output `{}`", output.name)));
+        }
     };
     if at != walk.at || walk.layers.is_empty() {
-        return Err(OnnxError::Graph(format!("its output `{}` is not the end of a chain of layers", output.name)));
+        return Err(OnnxError::Graph(format!(
+            "its output `{}` is not the end of a chain of layers",
+            output.name
+        )));
     }
-    Ok(Chain { input: (input.name.clone(), width), output: output.name.clone(), layers: walk.layers, class })
+    Ok(Lowered { width, layers: walk.layers, class })
 }
 
 /// Every value has one definition, so an order of evaluation cannot matter.
-fn define(values: &mut BTreeMap<String, Meaning>, name: &str, meaning: Meaning) -> Result<(), OnnxError> {
+fn define(
+    values: &mut BTreeMap<String, Meaning>,
+    name: &str,
+    meaning: Meaning,
+) -> Result<(), OnnxError> {
     match values.insert(name.to_owned(), meaning) {
         None if !name.is_empty() => Ok(()),
         _ => Err(OnnxError::Graph(format!("the value `{name}` is defined twice or has no name"))),
@@ -132,7 +146,8 @@ fn define(values: &mut BTreeMap<String, Meaning>, name: &str, meaning: Meaning) 
 
 /// Elements of one row, and whether they lie in one dimension.
 fn row_width(input: &proto::ValueInfo) -> Result<(u64, bool), OnnxError> {
-    let refuse = |reason: &str| Err(OnnxError::Graph(format!("its input `{}` {reason}", input.name)));
+    let refuse =
+        |reason: &str| Err(OnnxError::Graph(format!("its input `{}` {reason}", input.name)));
     let Some(tensor) = input.kind.as_ref().and_then(|kind| kind.tensor.as_ref()) else {
         return refuse("is not a tensor");
     };
@@ -144,7 +159,8 @@ fn row_width(input: &proto::ValueInfo) -> Result<(u64, bool), OnnxError> {
         return refuse("has no shape [batch, width]");
     };
     let width = row.iter().try_fold(1u64, |product, dim| {
-        let dim = dim.value.and_then(|value| u64::try_from(value).ok()).filter(|&value| value > 0)?;
+        let dim =
+            dim.value.and_then(|value| u64::try_from(value).ok()).filter(|&value| value > 0)?;
         product.checked_mul(dim)
     });
     match width {
@@ -178,6 +194,8 @@ struct Walk {
     width: u64,
     /// Changes made so far.
     at: usize,
+    /// The node that is looked at.
+    name: String,
 }
 
 impl Walk {
@@ -207,7 +225,9 @@ impl Walk {
                 Ok(Meaning::Constant(Rc::new(matrix)))
             }
             ("Add", [Meaning::Rows { at, flat: true }, Meaning::Constant(bias)])
-            | ("Add", [Meaning::Constant(bias), Meaning::Rows { at, flat: true }]) => self.bias(*at, bias),
+            | ("Add", [Meaning::Constant(bias), Meaning::Rows { at, flat: true }]) => {
+                self.bias(*at, bias)
+            }
             ("Relu", [Meaning::Rows { at, .. }]) => self.curve(*at, Curve::Relu),
             ("Gelu", [Meaning::Rows { at, .. }]) => {
                 attributes.only(&["approximate"])?;
@@ -229,7 +249,9 @@ impl Walk {
                 attributes.only(&["axis"])?;
                 match attributes.int("axis") {
                     None | Some(1) => Ok(Meaning::Rows { at: *at, flat: true }),
-                    Some(axis) => Err(format!("axis {axis} would cut a row; only 1 is supported").into()),
+                    Some(axis) => {
+                        Err(format!("axis {axis} would cut a row; only 1 is supported").into())
+                    }
                 }
             }
             ("Reshape", [Meaning::Rows { at, .. }, Meaning::Constant(shape)]) => {
@@ -250,8 +272,9 @@ impl Walk {
                 Ok(Meaning::Class { at: *at })
             }
             (
-                "Gemm" | "MatMul" | "Relu" | "Gelu" | "Erf" | "Flatten" | "Reshape" | "Softmax" | "LogSoftmax"
-                | "ArgMax" | "Transpose" | "Identity" | "Cast" | "Dropout" | "Constant",
+                "Gemm" | "MatMul" | "Relu" | "Gelu" | "Erf" | "Flatten" | "Reshape" | "Softmax"
+                | "LogSoftmax" | "ArgMax" | "Transpose" | "Identity" | "Cast" | "Dropout"
+                | "Constant",
                 _,
             ) => Err("its inputs are not what a classifier's chain gives it".into()),
             _ => Err("this operator is not supported".into()),
@@ -263,14 +286,17 @@ impl Walk {
         known
             .map(|name| {
                 let meaning = self.values.get(name).cloned();
-                meaning.ok_or_else(|| format!("nothing before it computes its input `{name}`").into())
+                meaning
+                    .ok_or_else(|| format!("nothing before it computes its input `{name}`").into())
             })
             .collect()
     }
 
     /// A leading 0 keeps the batch and -1 infers a side: both leave rows as they are.
     fn reshape(&self, at: usize, shape: &Constant, zero_keeps: bool) -> Result<Meaning, Stop> {
-        let Constant::Ints(shape) = shape else { return Err("its shape is not of integers".into()) };
+        let Constant::Ints(shape) = shape else {
+            return Err("its shape is not of integers".into());
+        };
         let keeps = match shape.as_slice() {
             &[0, -1] => zero_keeps,
             &[1, -1] => true,
@@ -311,16 +337,36 @@ impl Walk {
         self.linear(at, weight, bias)
     }
 
-    fn linear(&mut self, at: usize, weight: Rc<Constant>, bias: Option<&Rc<Constant>>) -> Result<Meaning, Stop> {
+    fn linear(
+        &mut self,
+        at: usize,
+        weight: Rc<Constant>,
+        bias: Option<&Rc<Constant>>,
+    ) -> Result<Meaning, Stop> {
         self.newest(at)?;
-        let Constant::Floats { dims, .. } = &*weight else { return Err("its weight is of integers".into()) };
-        let &[outputs, inputs] = dims.as_slice() else { return Err("its weight is not a matrix".into()) };
+        let Constant::Floats { dims, .. } = &*weight else {
+            return Err("its weight is of integers".into());
+        };
+        let &[outputs, inputs] = dims.as_slice() else {
+            return Err("its weight is not a matrix".into());
+        };
         if inputs != self.width || outputs == 0 {
             let width = self.width;
-            return Err(format!("its weight is {outputs} by {inputs} and its rows are {width} wide").into());
+            return Err(format!(
+                "its weight is {outputs} by {inputs} and its rows are {width} wide"
+            )
+            .into());
         }
         self.width = outputs;
-        self.layers.push(Layer { weight, bias: None, curve: Curve::Identity });
+        if self.layers.len() == LAYERS_MAX {
+            return Err(format!("there are more than {LAYERS_MAX} layers").into());
+        }
+        self.layers.push(Layer {
+            name: self.name.clone(),
+            weight,
+            bias: None,
+            curve: Curve::Identity,
+        });
         self.at += 1;
         match bias {
             Some(bias) => self.bias(self.at, bias),
@@ -335,7 +381,10 @@ impl Walk {
             Constant::Floats { dims, .. } => [&[width][..], &[1, width]].contains(&dims.as_slice()),
             Constant::Ints(_) => false,
         };
-        let layer = self.layers.last_mut().filter(|layer| layer.bias.is_none() && layer.curve == Curve::Identity);
+        let layer = self
+            .layers
+            .last_mut()
+            .filter(|layer| layer.bias.is_none() && layer.curve == Curve::Identity);
         let layer = layer.ok_or("a constant is added where no MatMul stands directly before")?;
         if !fits {
             return Err(format!("its bias is not one float for each of {width} outputs").into());
@@ -361,16 +410,28 @@ impl Walk {
             _ => [lhs, rhs],
         };
         let (at, part) = match (op, sides) {
-            ("Div", [Rows { at, .. }, Constant(by)]) if by.factor() == Some(Factor::RootTwo) => (*at, Part::Scaled),
-            ("Mul", [Rows { at, .. }, Constant(by)]) if by.factor() == Some(Factor::RootHalf) => (*at, Part::Scaled),
-            ("Mul", [Rows { at, .. }, Constant(by)]) if by.factor() == Some(Factor::Half) => (*at, Part::Half),
-            ("Add", [Gelu { at, part: Part::Erf }, Constant(one)]) if one.factor() == Some(Factor::One) => {
+            ("Div", [Rows { at, .. }, Constant(by)]) if by.factor() == Some(Factor::RootTwo) => {
+                (*at, Part::Scaled)
+            }
+            ("Mul", [Rows { at, .. }, Constant(by)]) if by.factor() == Some(Factor::RootHalf) => {
+                (*at, Part::Scaled)
+            }
+            ("Mul", [Rows { at, .. }, Constant(by)]) if by.factor() == Some(Factor::Half) => {
+                (*at, Part::Half)
+            }
+            ("Add", [Gelu { at, part: Part::Erf }, Constant(one)])
+                if one.factor() == Some(Factor::One) =>
+            {
                 (*at, Part::OnePlus)
             }
-            ("Mul", [Gelu { at, part: Part::OnePlus }, Constant(by)]) if by.factor() == Some(Factor::Half) => {
+            ("Mul", [Gelu { at, part: Part::OnePlus }, Constant(by)])
+                if by.factor() == Some(Factor::Half) =>
+            {
                 (*at, Part::HalfOnePlus)
             }
-            ("Mul", [Gelu { at, part: Part::Twice }, Constant(by)]) if by.factor() == Some(Factor::Half) => {
+            ("Mul", [Gelu { at, part: Part::Twice }, Constant(by)])
+                if by.factor() == Some(Factor::Half) =>
+            {
                 return self.curve(*at, Curve::Gelu);
             }
             ("Mul", [Rows { at: x, .. }, Gelu { at, part: Part::OnePlus }])
@@ -418,7 +479,10 @@ fn cast(value: &Meaning, attributes: &Attributes<'_>) -> Result<Meaning, Stop> {
         Meaning::Constant(_) => Err("it casts a constant; fold it into the initialiser".into()),
         Meaning::Class { .. } => Ok(value.clone()),
         _ if FLOATS.contains(&to) => Ok(value.clone()),
-        _ => Err(format!("it casts rows to element type {to}, which is not FLOAT, FLOAT16 or BFLOAT16").into()),
+        _ => Err(format!(
+            "it casts rows to element type {to}, which is not FLOAT, FLOAT16 or BFLOAT16"
+        )
+        .into()),
     }
 }
 

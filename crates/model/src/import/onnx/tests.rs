@@ -1,12 +1,14 @@
 //! Graphs made here, node by node: what is read as a chain, and what is refused and why.
 
 use super::{
+    super::mlp::Curve,
     OnnxError,
-    constant::{Constant, Float},
-    decode,
-    lower::{Chain, Curve},
+    constant::Constant,
+    layers,
+    lower::Lowered,
     proto::{self, data_type},
 };
+use crate::real::Format;
 use prost::Message;
 
 const ONE: u32 = 0x3f80_0000;
@@ -25,7 +27,9 @@ impl Maker {
         graph.initializers.push(floats("w", &[3, 2], &[1, 2, 3, 4, 5, 6]));
         graph.initializers.push(floats("wt", &[2, 3], &[1, 3, 5, 2, 4, 6]));
         graph.initializers.push(floats("b", &[3], &[7, 8, 9]));
-        for (name, bits) in [("one", ONE), ("half", HALF), ("root2", ROOT_TWO), ("root1/2", ROOT_HALF)] {
+        for (name, bits) in
+            [("one", ONE), ("half", HALF), ("root2", ROOT_TWO), ("root1/2", ROOT_HALF)]
+        {
             graph.initializers.push(floats(name, &[], &[bits]));
         }
         Self(graph)
@@ -64,13 +68,12 @@ impl Maker {
             self.0.outputs.push(proto::ValueInfo { name, kind: None });
         }
         let opset = proto::Opset { domain: String::new(), version: 17 };
-        let model =
-            proto::Model { graph: Some(self.0), opsets: vec![opset], ..Default::default() };
+        let model = proto::Model { graph: Some(self.0), opsets: vec![opset], ..Default::default() };
         model.encode_to_vec()
     }
 
-    fn chain(self) -> Result<Chain, OnnxError> {
-        decode(&self.bytes())
+    fn lower(self) -> Result<Lowered, OnnxError> {
+        layers(&self.bytes())
     }
 
     /// The usual first layer, as `y`.
@@ -106,7 +109,9 @@ fn shape(name: &str, dims: &[i64]) -> proto::Tensor {
 }
 
 fn words(constant: &Constant) -> Vec<u32> {
-    let Constant::Floats { float: Float::F32, bits, .. } = constant else { panic!("{constant:?}") };
+    let Constant::Floats { format: Format::F32, bits, .. } = constant else {
+        panic!("{constant:?}")
+    };
     bits.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().unwrap())).collect()
 }
 
@@ -117,16 +122,25 @@ fn every_spelling_of_a_linear_layer_is_the_same_layer() {
         ("Gemm", Maker::new().node("Gemm", &["x", "wt", "b"], "y")),
         (
             "Gemm with its factors written out",
-            Maker::gemm().attribute("alpha", |a| a.float = ONE).attribute("beta", |a| a.float = ONE),
+            Maker::gemm()
+                .attribute("alpha", |a| a.float = ONE)
+                .attribute("beta", |a| a.float = ONE),
         ),
-        ("MatMul, Add", Maker::new().node("MatMul", &["x", "wt"], "m").node("Add", &["m", "b"], "y")),
-        ("bias first", Maker::new().node("MatMul", &["x", "wt"], "m").node("Add", &["b", "m"], "y")),
+        (
+            "MatMul, Add",
+            Maker::new().node("MatMul", &["x", "wt"], "m").node("Add", &["m", "b"], "y"),
+        ),
+        (
+            "bias first",
+            Maker::new().node("MatMul", &["x", "wt"], "m").node("Add", &["b", "m"], "y"),
+        ),
         (
             "Transpose, MatMul, Add",
-            Maker::new()
-                .node("Transpose", &["w"], "t")
-                .node("MatMul", &["x", "t"], "m")
-                .node("Add", &["m", "b"], "y"),
+            Maker::new().node("Transpose", &["w"], "t").node("MatMul", &["x", "t"], "m").node(
+                "Add",
+                &["m", "b"],
+                "y",
+            ),
         ),
         (
             "Gemm without a bias, Add",
@@ -141,11 +155,15 @@ fn every_spelling_of_a_linear_layer_is_the_same_layer() {
         ),
     ];
     for (name, graph) in spellings {
-        let chain = graph.chain().unwrap_or_else(|error| panic!("{name}: {error}"));
-        let [layer] = chain.layers.as_slice() else { panic!("{name}: {chain:?}") };
+        let lowered = graph.lower().unwrap_or_else(|error| panic!("{name}: {error}"));
+        let [layer] = lowered.layers.as_slice() else { panic!("{name}: {lowered:?}") };
         assert_eq!(words(&layer.weight), [1, 2, 3, 4, 5, 6], "{name}");
         assert_eq!(words(layer.bias.as_ref().unwrap()), [7, 8, 9], "{name}");
-        assert_eq!((layer.curve, chain.class, chain.input.1), (Curve::Identity, false, 2), "{name}");
+        assert_eq!(
+            (layer.curve, lowered.class, lowered.width),
+            (Curve::Identity, false, 2),
+            "{name}"
+        );
     }
 }
 
@@ -156,28 +174,34 @@ fn every_spelling_of_gelu_is_gelu() {
         ("Gelu", Maker::gemm().node("Gelu", &["y"], "g"), Curve::Gelu),
         (
             "Gelu, exact",
-            Maker::gemm().node("Gelu", &["y"], "g").attribute("approximate", |a| a.string = b"none".to_vec()),
+            Maker::gemm()
+                .node("Gelu", &["y"], "g")
+                .attribute("approximate", |a| a.string = b"none".to_vec()),
             Curve::Gelu,
         ),
         (
             "Gelu by tanh",
-            Maker::gemm().node("Gelu", &["y"], "g").attribute("approximate", |a| a.string = b"tanh".to_vec()),
+            Maker::gemm()
+                .node("Gelu", &["y"], "g")
+                .attribute("approximate", |a| a.string = b"tanh".to_vec()),
             Curve::GeluTanh,
         ),
         (
             "x * (erf + 1) * 1/2",
-            scaled()
-                .node("Add", &["e", "one"], "o")
-                .node("Mul", &["y", "o"], "p")
-                .node("Mul", &["p", "half"], "g"),
+            scaled().node("Add", &["e", "one"], "o").node("Mul", &["y", "o"], "p").node(
+                "Mul",
+                &["p", "half"],
+                "g",
+            ),
             Curve::Gelu,
         ),
         (
             "x * (1/2 * (1 + erf))",
-            scaled()
-                .node("Add", &["one", "e"], "o")
-                .node("Mul", &["half", "o"], "p")
-                .node("Mul", &["p", "y"], "g"),
+            scaled().node("Add", &["one", "e"], "o").node("Mul", &["half", "o"], "p").node(
+                "Mul",
+                &["p", "y"],
+                "g",
+            ),
             Curve::Gelu,
         ),
         (
@@ -192,8 +216,8 @@ fn every_spelling_of_gelu_is_gelu() {
         ),
     ];
     for (name, graph, curve) in spellings {
-        let chain = graph.chain().unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!(chain.layers[0].curve, curve, "{name}");
+        let lowered = graph.lower().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!(lowered.layers[0].curve, curve, "{name}");
     }
 }
 
@@ -202,21 +226,27 @@ fn what_changes_no_row_is_dropped() {
     let mut image = Maker::new();
     image.0.inputs[0] = input("x", data_type::FLOAT16, &[Some(1), Some(1), Some(2)]);
     let cases = [
-        ("Flatten", image.node("Flatten", &["x"], "f").int("axis", 1).node("Gemm", &["f", "wt"], "y"), false),
+        (
+            "Flatten",
+            image.node("Flatten", &["x"], "f").int("axis", 1).node("Gemm", &["f", "wt"], "y"),
+            false,
+        ),
         (
             "Reshape to [-1, 2]",
-            Maker::new()
-                .tensor(shape("to", &[-1, 2]))
-                .node("Reshape", &["x", "to"], "f")
-                .node("Gemm", &["f", "wt"], "y"),
+            Maker::new().tensor(shape("to", &[-1, 2])).node("Reshape", &["x", "to"], "f").node(
+                "Gemm",
+                &["f", "wt"],
+                "y",
+            ),
             false,
         ),
         (
             "Reshape to [0, -1]",
-            Maker::new()
-                .tensor(shape("to", &[0, -1]))
-                .node("Reshape", &["x", "to"], "f")
-                .node("Gemm", &["f", "wt"], "y"),
+            Maker::new().tensor(shape("to", &[0, -1])).node("Reshape", &["x", "to"], "f").node(
+                "Gemm",
+                &["f", "wt"],
+                "y",
+            ),
             false,
         ),
         (
@@ -230,7 +260,11 @@ fn what_changes_no_row_is_dropped() {
         ),
         ("Softmax", Maker::gemm().node("Softmax", &["y"], "p"), false),
         ("LogSoftmax", Maker::gemm().node("LogSoftmax", &["y"], "p").int("axis", 1), false),
-        ("ArgMax", Maker::gemm().node("ArgMax", &["y"], "c").int("axis", 1).int("keepdims", 0), true),
+        (
+            "ArgMax",
+            Maker::gemm().node("ArgMax", &["y"], "c").int("axis", 1).int("keepdims", 0),
+            true,
+        ),
         (
             "ArgMax of Softmax as int32",
             Maker::gemm()
@@ -243,8 +277,8 @@ fn what_changes_no_row_is_dropped() {
         ),
     ];
     for (name, graph, class) in cases {
-        let chain = graph.chain().unwrap_or_else(|error| panic!("{name}: {error}"));
-        assert_eq!((chain.layers.len(), chain.class), (1, class), "{name}");
+        let lowered = graph.lower().unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((lowered.layers.len(), lowered.class), (1, class), "{name}");
     }
 }
 
@@ -266,15 +300,19 @@ fn weights_keep_their_bits_in_every_field_and_type() {
     };
     // A NaN's bits survive: it is the quantizer that refuses them, not a float conversion that changes them.
     let cases = [
-        (raw(data_type::FLOAT, &[1, 0, 0xa0, 0x7f, 2, 0, 0, 0]), Float::F32, vec![1, 0, 0xa0, 0x7f, 2, 0, 0, 0]),
-        (floats("v", &[1, 2], &[0x7fa0_0001, 2]), Float::F32, vec![1, 0, 0xa0, 0x7f, 2, 0, 0, 0]),
-        (raw(data_type::FLOAT16, &[1, 2, 3, 4]), Float::F16, vec![1, 2, 3, 4]),
-        (typed(data_type::FLOAT16, &[0x0201, 0x0403]), Float::F16, vec![1, 2, 3, 4]),
-        (raw(data_type::BFLOAT16, &[1, 2, 3, 4]), Float::Bf16, vec![1, 2, 3, 4]),
-        (typed(data_type::BFLOAT16, &[0x0201, 0xff03]), Float::Bf16, vec![1, 2, 3, 0xff]),
+        (
+            raw(data_type::FLOAT, &[1, 0, 0xa0, 0x7f, 2, 0, 0, 0]),
+            Format::F32,
+            vec![1, 0, 0xa0, 0x7f, 2, 0, 0, 0],
+        ),
+        (floats("v", &[1, 2], &[0x7fa0_0001, 2]), Format::F32, vec![1, 0, 0xa0, 0x7f, 2, 0, 0, 0]),
+        (raw(data_type::FLOAT16, &[1, 2, 3, 4]), Format::F16, vec![1, 2, 3, 4]),
+        (typed(data_type::FLOAT16, &[0x0201, 0x0403]), Format::F16, vec![1, 2, 3, 4]),
+        (raw(data_type::BFLOAT16, &[1, 2, 3, 4]), Format::Bf16, vec![1, 2, 3, 4]),
+        (typed(data_type::BFLOAT16, &[0x0201, 0xff03]), Format::Bf16, vec![1, 2, 3, 0xff]),
     ];
-    for (tensor, float, bits) in cases {
-        let want = Constant::Floats { float, dims: vec![1, 2], bits };
+    for (tensor, format, bits) in cases {
+        let want = Constant::Floats { format, dims: vec![1, 2], bits };
         assert_eq!(Constant::read(&tensor).unwrap(), want, "{tensor:?}");
     }
 }
@@ -292,7 +330,11 @@ fn everything_else_is_refused_by_name() {
     let mut custom = Maker::gemm();
     custom.0.nodes[0].domain = "com.example".into();
     let cases = [
-        ("another operator", Maker::gemm().node("Conv", &["y"], "z"), "node `the Conv` (Conv): this operator is not"),
+        (
+            "another operator",
+            Maker::gemm().node("Conv", &["y"], "z"),
+            "node `the Conv` (Conv): this operator is not",
+        ),
         ("another domain", custom, "domain `com.example`"),
         ("a residual", Maker::gemm().node("Add", &["y", "y"], "z"), "the Add"),
         (
@@ -300,25 +342,53 @@ fn everything_else_is_refused_by_name() {
             Maker::gemm().node("Gemm", &["x", "wt"], "z"),
             "branches are not supported",
         ),
-        ("an output in the middle", {
-            let mut graph = Maker::gemm().node("Relu", &["y"], "z");
-            graph.0.outputs = vec![input("y", 1, &[])];
-            graph
-        }, "not the end of a chain"),
+        (
+            "an output in the middle",
+            {
+                let mut graph = Maker::gemm().node("Relu", &["y"], "z");
+                graph.0.outputs = vec![input("y", 1, &[])];
+                graph
+            },
+            "not the end of a chain",
+        ),
         ("no layer", Maker::new().node("Identity", &["x"], "y"), "not the end of a chain"),
         ("alpha", Maker::gemm().attribute("alpha", |a| a.float = HALF), "alpha is not 1"),
         ("transA", Maker::gemm().int("transA", 1), "transA"),
         ("an unknown attribute", Maker::gemm().int("relu", 1), "`relu` is not supported"),
         ("an attribute twice", Maker::gemm().int("transB", 0), "stands twice"),
-        ("a curve twice", Maker::gemm().node("Relu", &["y"], "r").node("Relu", &["r"], "z"), "the Relu"),
+        (
+            "a curve twice",
+            Maker::gemm().node("Relu", &["y"], "r").node("Relu", &["r"], "z"),
+            "the Relu",
+        ),
         ("a curve of the input", Maker::new().node("Relu", &["x"], "y"), "no linear layer"),
-        ("a scaled input", Maker::new().node("Mul", &["x", "half"], "h").node("Gemm", &["h", "wt"], "y"), "the Gemm"),
-        ("a bias after a curve", Maker::gemm().node("Relu", &["y"], "r").node("Add", &["r", "b"], "z"), "no MatMul"),
-        ("a bias of another width", Maker::new().node("Gemm", &["x", "wt", "one"], "y"), "one float for each of 3"),
+        (
+            "a scaled input",
+            Maker::new().node("Mul", &["x", "half"], "h").node("Gemm", &["h", "wt"], "y"),
+            "the Gemm",
+        ),
+        (
+            "a bias after a curve",
+            Maker::gemm().node("Relu", &["y"], "r").node("Add", &["r", "b"], "z"),
+            "no MatMul",
+        ),
+        (
+            "a bias of another width",
+            Maker::new().node("Gemm", &["x", "wt", "one"], "y"),
+            "one float for each of 3",
+        ),
         ("a weight of another width", Maker::new().node("Gemm", &["x", "w"], "y"), "2 by 3"),
         ("erf of something else", Maker::gemm().node("Erf", &["y"], "e"), "the Erf"),
-        ("softmax over the batch", Maker::gemm().node("Softmax", &["y"], "p").int("axis", 0), "over the batch"),
-        ("a layer after softmax", Maker::gemm().node("Softmax", &["y"], "p").node("Relu", &["p"], "z"), "the Relu"),
+        (
+            "softmax over the batch",
+            Maker::gemm().node("Softmax", &["y"], "p").int("axis", 0),
+            "over the batch",
+        ),
+        (
+            "a layer after softmax",
+            Maker::gemm().node("Softmax", &["y"], "p").node("Relu", &["p"], "z"),
+            "the Relu",
+        ),
         ("argmax over the batch", Maker::gemm().node("ArgMax", &["y"], "c"), "over the batch"),
         ("rounding", Maker::gemm().node("Cast", &["y"], "c").int("to", 6), "element type 6"),
         ("a cut row", Maker::new().node("Flatten", &["x"], "f").int("axis", 0), "axis 0"),
@@ -334,9 +404,17 @@ fn everything_else_is_refused_by_name() {
         ("token ids", tokens, "not of floats"),
         ("data elsewhere", Maker::gemm().tensor(external), "another file"),
         ("f64", Maker::gemm().tensor(f64s), "element type 11"),
-        ("too few elements", Maker::gemm().tensor(floats("v", &[2, 2], &[1, 2, 3])), "12 bytes do not fill [2, 2]"),
+        (
+            "too few elements",
+            Maker::gemm().tensor(floats("v", &[2, 2], &[1, 2, 3])),
+            "12 bytes do not fill [2, 2]",
+        ),
         ("a negative side", Maker::gemm().tensor(floats("v", &[-1], &[1])), "a dimension is -1"),
-        ("sides that overflow", Maker::gemm().tensor(floats("v", &[i64::MAX, 4], &[1])), "do not fill"),
+        (
+            "sides that overflow",
+            Maker::gemm().tensor(floats("v", &[i64::MAX, 4], &[1])),
+            "do not fill",
+        ),
         (
             "half a float too wide",
             Maker::gemm().tensor(proto::Tensor {
@@ -348,7 +426,7 @@ fn everything_else_is_refused_by_name() {
         ),
     ];
     for (name, graph, want) in cases {
-        let error = graph.chain().err().unwrap_or_else(|| panic!("{name}: was read")).to_string();
+        let error = graph.lower().err().unwrap_or_else(|| panic!("{name}: was read")).to_string();
         assert!(error.contains(want), "{name}: {error}");
     }
 }
@@ -358,7 +436,7 @@ fn a_model_without_graph_or_operator_set_is_refused() {
     let with = |change: fn(&mut proto::Model)| {
         let mut model = proto::Model::decode(Maker::gemm().bytes().as_slice()).unwrap();
         change(&mut model);
-        decode(&model.encode_to_vec()).unwrap_err().to_string()
+        layers(&model.encode_to_vec()).unwrap_err().to_string()
     };
     let cases: [(&str, fn(&mut proto::Model), &str); 5] = [
         ("no graph", |model| model.graph = None, "no graph"),

@@ -1,0 +1,103 @@
+//! The command line: one file per subcommand.
+
+mod config;
+mod doctor;
+mod infer;
+mod key;
+mod log;
+mod model;
+mod run;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exact AI inference that anyone can check.
+///
+/// `hyperion run --dev` starts a node on embedded defaults; `hyperion demo` shows the whole way of a claim, from a
+/// sentence to a contract. Every subcommand answers `--help`.
+///
+/// Exit codes: 0 done; 1 a check said no; 2 usage or configuration; 3 store poisoned; 4 no device passed its
+/// self-test; 5 remote unreachable.
+#[derive(Debug, Parser)]
+#[command(name = "hyperion", version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve models: gRPC, Open Inference Protocol, HTTP, metrics.
+    Run(run::Arguments),
+    /// Ask a node for one inference and keep the receipt.
+    Infer(infer::Arguments),
+    /// Check a receipt offline: signature, log, output, and with --recompute the result itself.
+    Verify(verify::Arguments),
+    /// Import, list and check model files.
+    #[command(subcommand)]
+    Model(model::Command),
+    /// Make and show keys.
+    #[command(subcommand)]
+    Key(key::Command),
+    /// Look after the claim log.
+    #[command(subcommand)]
+    Log(log::Command),
+    /// Check and print the configuration.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// List devices and run the conformance suite on each.
+    Doctor(doctor::Arguments),
+}
+
+/// Why the program ends other than well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// A check said no; what it said has been printed.
+    CheckFailed = 1,
+    /// Usage or configuration.
+    Usage = 2,
+    /// The store refuses writes until it is reopened.
+    StorePoisoned = 3,
+    /// No device passed its self-test.
+    NoDevice = 4,
+    /// The node asked for an answer cannot be reached.
+    Unreachable = 5,
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::CheckFailed => "a check said no",
+            Self::Usage => "usage or configuration",
+            Self::StorePoisoned => "the store refuses writes; reopening it recovers",
+            Self::NoDevice => "no device passed its self-test",
+            Self::Unreachable => "the node cannot be reached",
+        })
+    }
+}
+
+impl std::error::Error for Exit {}
+
+/// Parses the command line, runs the subcommand and turns its end into an exit code.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Infer(arguments) => infer::run(&arguments),
+        Command::Verify(arguments) => verify::run(&arguments),
+        Command::Model(command) => model::run(&command),
+        Command::Key(command) => key::run(&command),
+        Command::Log(command) => log::run(&command),
+        Command::Config(command) => config::run(&command),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+    };
+    let Err(error) = done else { return ExitCode::SUCCESS };
+    let code = error.downcast_ref::<Exit>().copied().unwrap_or(Exit::Usage);
+    // A failed check has said what is wrong on its own line.
+    if !matches!(error.downcast_ref(), Some(Exit::CheckFailed)) {
+        eprintln!("error: {error:#}");
+    }
+    ExitCode::from(code as u8)
+}

@@ -1,0 +1,184 @@
+//! `hyperion infer`: one inference, and its receipt.
+
+use std::{
+    fs,
+    io::{Read as _, stdin},
+    path::PathBuf,
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use hyperion_primitives::Dtype;
+use hyperion_rpc::{
+    client::{self, Client, ClientConfig},
+    r#gen::v1,
+    receipt_json::TensorData,
+};
+use hyperion_verify::Domain;
+use rand::{TryRngCore as _, rngs::OsRng};
+
+use super::Exit;
+use crate::config::ChainSpec;
+
+/// Ask a node for one inference and keep the receipt.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The model's alias, or its id.
+    model: String,
+    /// File with the input's elements, little-endian: i32 Q16 rows, or u32 token ids; `-` reads standard input.
+    #[arg(long, value_name = "FILE", conflicts_with = "text", required_unless_present = "text")]
+    input: Option<PathBuf>,
+    /// Text, for a model that reads text.
+    #[arg(long)]
+    text: Option<String>,
+    /// How far to wait: until the claim is signed, or until it is in the log.
+    #[arg(long, value_enum, default_value_t = Wait::Signed)]
+    wait: Wait,
+    /// File to write the receipt to; waits until the claim is in the log.
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+    /// The node's gRPC address.
+    #[arg(long, default_value = "http://127.0.0.1:8001")]
+    node: String,
+    /// API key.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+    /// The chain's spec, for its chain id and contract; without it the devnet's.
+    #[arg(long, value_name = "FILE", default_value = "")]
+    chain_file: PathBuf,
+}
+
+/// How far to wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Wait {
+    /// The claim exists.
+    Signed,
+    /// A checkpoint covers it.
+    Logged,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let chain = ChainSpec::load(&arguments.chain_file)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(ask(arguments, crate::wire::domain(&chain)))
+}
+
+async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
+    let config = ClientConfig { token: arguments.token.clone(), ..ClientConfig::default() };
+    let mut node = Client::connect(&arguments.node, &config)
+        .await
+        .map_err(|error| anyhow::Error::from(error).context(Exit::Unreachable))?;
+    let wanted = arguments.receipt.is_some() || arguments.wait == Wait::Logged;
+    let mut nonce = [0; 32];
+    OsRng.try_fill_bytes(&mut nonce).context("the system's random source")?;
+    let mut request = v1::InferRequest {
+        model: arguments.model.clone(),
+        // A nonce of our own: asking again after a lost answer finds the stored one.
+        request: Some(v1::Request {
+            nonce: nonce.to_vec().into(),
+            tier: 1,
+            ..v1::Request::default()
+        }),
+        wait_for: if wanted { v1::WaitFor::Logged } else { v1::WaitFor::Signed }.into(),
+        ..v1::InferRequest::default()
+    };
+    let input = match &arguments.text {
+        Some(text) => {
+            request.input = Some(v1::infer_request::Input::Text(text.clone()));
+            None
+        }
+        None => {
+            let tensor = tensor(arguments, &mut node).await?;
+            request.input = Some(v1::infer_request::Input::Tensors(v1::TensorInput {
+                tensors: vec![v1::Tensor {
+                    name: String::new(),
+                    dtype: tensor.dtype.code().into(),
+                    dims: tensor.dims.clone(),
+                    body: Some(v1::tensor::Body::Data(tensor.data.clone().into())),
+                }],
+            }));
+            Some(vec![tensor])
+        }
+    };
+    let answer = node.inference.infer(request).await;
+    let answer = answer
+        .map_err(|status| anyhow::anyhow!("{}: {}", status.code(), status.message()))?
+        .into_inner();
+    let digest = client::claim_digest(&domain, &answer)?;
+    for output in &answer.outputs {
+        let output = client::tensor_data(output.clone())?;
+        let dims: Vec<_> = output.dims.iter().map(u64::to_string).collect();
+        println!("output   {}[{}]{}", output.dtype, dims.join(","), best(&output));
+    }
+    let claim = answer
+        .claim
+        .as_ref()
+        .and_then(|signed| signed.claim.as_ref())
+        .context("the answer has no claim")?;
+    println!("claim    {digest}  macs {}  worker 0x{}", claim.macs, hex::encode(&claim.worker));
+    if wanted {
+        let envelope = client::envelope(domain, answer, input)?;
+        let receipt = envelope.receipt()?;
+        let checkpoint = &receipt.note.checkpoint;
+        println!(
+            "log      entry {} of {}  checkpoint {}",
+            receipt.index, checkpoint.size, checkpoint.origin
+        );
+        println!("tier     T1 reached");
+        if let Some(path) = &arguments.receipt {
+            fs::write(path, envelope.to_json())
+                .with_context(|| format!("writing {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The largest element's index, for outputs that look like a classifier's.
+fn best(output: &TensorData) -> String {
+    if output.dtype != Dtype::I32 || output.dims.first() != Some(&1) || output.data.len() > 4096 {
+        return String::new();
+    }
+    let (words, _) = output.data.as_chunks::<4>();
+    let best = words
+        .iter()
+        .enumerate()
+        .max_by_key(|(index, word)| (i32::from_le_bytes(**word), usize::MAX - index));
+    best.map_or_else(String::new, |(index, _)| format!("  argmax {index}"))
+}
+
+/// The input file as a tensor of the shape that the node's model wants.
+async fn tensor(arguments: &Arguments, node: &mut Client) -> Result<TensorData> {
+    let path = arguments.input.as_ref().context("an input is required")?;
+    let mut data = Vec::new();
+    if path.as_os_str() == "-" {
+        stdin().read_to_end(&mut data).context("reading standard input")?;
+    } else {
+        data = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    }
+    let models =
+        node.inference.list_models(v1::ListModelsRequest::default()).await?.into_inner().models;
+    let named = |model: &&v1::Model| {
+        model.alias == arguments.model
+            || format!("0x{}", hex::encode(&model.model_id)) == arguments.model
+    };
+    let model = models
+        .iter()
+        .find(named)
+        .with_context(|| format!("the node has no model `{}`", arguments.model))?;
+    let spec = model.inputs.first().context("the model has an input")?;
+    let dtype = u8::try_from(spec.dtype)
+        .ok()
+        .and_then(Dtype::from_code)
+        .context("an element type we know")?;
+    let width = spec.dims.last().and_then(|dim| u64::try_from(*dim).ok()).unwrap_or(1).max(1);
+    let row_bytes = width * dtype.bytes() as u64;
+    if data.is_empty() || !(data.len() as u64).is_multiple_of(row_bytes) {
+        bail!(
+            "{} has {} bytes; `{}` wants rows of {row_bytes}",
+            path.display(),
+            data.len(),
+            arguments.model
+        );
+    }
+    Ok(TensorData { dtype, dims: vec![data.len() as u64 / row_bytes, width], data })
+}

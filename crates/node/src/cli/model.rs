@@ -1,0 +1,235 @@
+//! `hyperion model`: import, list and check model files.
+
+use std::{
+    fs::{self, File},
+    io::{BufWriter, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use hyperion_model::{Model, Prepared, Tensor, Tokenizer, Trust, import, oracle};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Exit;
+use crate::devices;
+
+/// Import, list and check model files.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Turn a published model into an exact one: the same file and id on every machine.
+    ///
+    /// SOURCE is a Hugging Face folder of the BERT family (config.json, safetensors, tokenizer.json), a folder with
+    /// graph.json and safetensors, or an .onnx classifier.
+    Import {
+        /// What to import.
+        source: PathBuf,
+        /// File to write, `.hyp`; the tokenizer goes beside it.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Print what model files hold: id, program, sizes, work.
+    List {
+        /// Files, or folders of them.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+    /// Compare an exact model with its float source on inputs of your own.
+    ///
+    /// For a text model, one text a line; for a classifier, one row a line: label, then values, comma separated.
+    Check {
+        /// The model file.
+        model: PathBuf,
+        /// The folder it was imported from.
+        #[arg(long, value_name = "DIR")]
+        source: PathBuf,
+        /// File with the inputs.
+        #[arg(long, value_name = "FILE")]
+        inputs: PathBuf,
+        /// Values of a classifier's rows are divided by this.
+        #[arg(long, default_value_t = 1.0)]
+        divide_by: f32,
+        /// Least cosine (text) or share of equal answers (classifier) for which the exit code is 0.
+        #[arg(long, default_value_t = 0.995)]
+        at_least: f64,
+    },
+}
+
+pub(crate) fn run(command: &Command) -> Result<()> {
+    match command {
+        Command::Import { source, out } => import_model(source, out),
+        Command::List { paths } => list(paths),
+        Command::Check { model, source, inputs, divide_by, at_least } => {
+            let model = Model::open(model, Trust::Nothing)?;
+            let oracle = oracle::Oracle::open(source)?;
+            let text = fs::read_to_string(inputs)
+                .with_context(|| format!("reading {}", inputs.display()))?;
+            if model.program().vocabulary().is_some() {
+                check_texts(&model, &oracle, source, &text, *at_least)
+            } else {
+                check_rows(&model, &oracle, &text, *divide_by, *at_least)
+            }
+        }
+    }
+}
+
+/// Imports a source into a file; on a terminal with a progress bar.
+///
+/// # Errors
+///
+/// When the source is refused, or the file cannot be written; a file that is there stays until the new one is whole.
+pub(crate) fn import_model(source: &Path, out: &Path) -> Result<()> {
+    let bar = ProgressBar::new(1);
+    bar.set_style(
+        ProgressStyle::with_template("importing {bar:40} {pos}/{len}")
+            .expect("a template that parses"),
+    );
+    let parts = import::import(source, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    let partial = out.with_extension("hyp.partial");
+    let file = File::create(&partial).with_context(|| format!("making {}", partial.display()))?;
+    let mut writer = BufWriter::new(file);
+    let id = parts.write(&mut writer)?;
+    writer.flush()?;
+    writer.get_ref().sync_all()?;
+    let tokenizer = source.join("tokenizer.json");
+    if tokenizer.is_file() {
+        let beside = out.with_extension("tokenizer.json");
+        fs::copy(&tokenizer, &beside).with_context(|| format!("writing {}", beside.display()))?;
+    }
+    fs::rename(&partial, out).with_context(|| format!("writing {}", out.display()))?;
+    println!("{id}  {}", out.display());
+    Ok(())
+}
+
+fn list(paths: &[PathBuf]) -> Result<()> {
+    let mut files = Vec::new();
+    for path in paths {
+        if path.is_dir() {
+            let entries =
+                fs::read_dir(path).with_context(|| format!("reading {}", path.display()))?;
+            let found = entries.filter_map(|entry| Some(entry.ok()?.path()));
+            files.extend(
+                found.filter(|path| path.extension().is_some_and(|extension| extension == "hyp")),
+            );
+        } else {
+            files.push(path.clone());
+        }
+    }
+    files.sort();
+    for path in files {
+        let model = Model::open(&path, Trust::Nothing)?;
+        let manifest = model.manifest();
+        println!("{}", path.display());
+        println!("  model    {}", model.id());
+        println!("  program  {}  {} operators", manifest.program_id, model.program().nodes().len());
+        println!(
+            "  weights  {} bytes   run {} bytes at {} rows",
+            model.weights_bytes(),
+            manifest.peak_bytes,
+            manifest.rows_max
+        );
+        println!(
+            "  work     {} + {} a row + {} a pair  MAC",
+            manifest.macs.base, manifest.macs.per_row, manifest.macs.per_pair
+        );
+        if !model.tokenizer_hash().is_zero() {
+            println!("  text     tokenizer {}", model.tokenizer_hash());
+        }
+    }
+    Ok(())
+}
+
+/// Runs inputs one by one on the best device.
+struct Runner {
+    device: Box<dyn hyperion_ops::Backend>,
+    prepared: Prepared,
+}
+
+impl Runner {
+    fn new(model: &Model) -> Result<Self> {
+        let mut device = devices::open("auto", 0)?.remove(0);
+        let prepared = Prepared::load(model, device.as_mut(), model.program().context())?;
+        Ok(Self { device, prepared })
+    }
+
+    fn run(&mut self, input: &[u8]) -> Result<Tensor> {
+        Ok(self.prepared.run(self.device.as_mut(), &[input])?.remove(0))
+    }
+}
+
+fn check_texts(
+    model: &Model,
+    oracle: &oracle::Oracle,
+    source: &Path,
+    text: &str,
+    at_least: f64,
+) -> Result<()> {
+    let tokenizer = Tokenizer::open(&source.join("tokenizer.json"), model.program().context())?;
+    let tokenizer = tokenizer.for_model(model.tokenizer_hash())?;
+    let mut runner = Runner::new(model)?;
+    let (mut least, mut sum, mut count) = (1.0_f64, 0.0, 0_u32);
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let ids = tokenizer.encode(line)?;
+        let input: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let exact: Vec<f32> =
+            runner.run(&input)?.elements().iter().map(|e| *e as f32 / 32_768.0).collect();
+        let cosine = oracle::cosine(&exact, &oracle.embed(&ids)?);
+        least = least.min(cosine);
+        sum += cosine;
+        count += 1;
+        println!(
+            "{cosine:.5}  {:4} tokens  {}",
+            ids.len(),
+            line.chars().take(60).collect::<String>()
+        );
+    }
+    if count == 0 {
+        bail!("there are no texts to compare");
+    }
+    println!("cosine least {least:.5}, mean {:.5}, {count} texts", sum / f64::from(count));
+    verdict(least, at_least)
+}
+
+fn check_rows(
+    model: &Model,
+    oracle: &oracle::Oracle,
+    text: &str,
+    divide_by: f32,
+    at_least: f64,
+) -> Result<()> {
+    let mut runner = Runner::new(model)?;
+    let (mut equal, mut count) = (0_u32, 0_u32);
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let bad = || format!("line {}: want a label and numbers, comma separated", index + 1);
+        let values: Vec<f32> = line
+            .split(',')
+            .skip(1)
+            .map(|value| Ok(value.trim().parse::<f32>()? / divide_by))
+            .collect::<Result<_>>()
+            .with_context(bad)?;
+        let input: Vec<u8> = values
+            .iter()
+            .flat_map(|value| ((value * 65_536.0).round() as i32).to_le_bytes())
+            .collect();
+        let exact: Vec<f32> = runner.run(&input)?.elements().iter().map(|e| *e as f32).collect();
+        equal += u32::from(oracle::argmax(&exact) == oracle::argmax(&oracle.logits(&values)?));
+        count += 1;
+    }
+    if count == 0 {
+        bail!("there are no rows to compare");
+    }
+    let share = f64::from(equal) / f64::from(count);
+    println!("same answer on {equal} of {count} rows");
+    verdict(share, at_least)
+}
+
+fn verdict(figure: f64, at_least: f64) -> Result<()> {
+    if figure < at_least {
+        println!("below {at_least}");
+        bail!(Exit::CheckFailed);
+    }
+    Ok(())
+}

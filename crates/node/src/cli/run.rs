@@ -1,0 +1,190 @@
+//! `hyperion run`: a node until a signal.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+use axum::{Router, http::header, routing::get};
+use hyperion_engine::Clock as _;
+use hyperion_rpc::{auth::Keys, serve::Shutdown};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Exit;
+use crate::{
+    clock::MachineClock,
+    config::NodeConfig,
+    metrics::Metrics,
+    trace,
+    wire::{self, Node, Served, embedded},
+};
+
+/// Seconds between saying "not serving" and taking no more calls, for load balancers to notice.
+const NOTICE_S: u64 = 5;
+
+/// Serve models: gRPC, Open Inference Protocol, HTTP, metrics.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Embedded defaults: a temporary data folder, the digits classifier, quick blocks. Nothing is kept.
+    #[arg(long)]
+    dev: bool,
+    #[command(flatten)]
+    source: super::config::Source,
+    /// The node's data folder, over the configuration's.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// One more model to serve: ALIAS=FILE.hyp; may be repeated.
+    #[arg(long = "model", value_name = "ALIAS=FILE")]
+    models: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let clock = MachineClock::new();
+    let scratch =
+        arguments.dev.then(tempfile::tempdir).transpose().context("a temporary data folder")?;
+    let base = scratch
+        .as_ref()
+        .map_or_else(NodeConfig::default, |folder| NodeConfig::dev(folder.path().into()));
+    let mut config = arguments.source.load(base)?;
+    if let Some(dir) = &arguments.data_dir {
+        config.data_dir.clone_from(dir);
+    }
+    for pair in &arguments.models {
+        let (alias, path) =
+            pair.split_once('=').with_context(|| format!("--model {pair}: want ALIAS=FILE"))?;
+        config.models.entry(alias.to_owned()).or_default().path = path.into();
+    }
+    trace::start(&config.trace)?;
+    let mut served = wire::models(&config)?;
+    if arguments.dev && served.iter().all(|one| one.alias != "digits") {
+        served.push(embedded::digits()?);
+    }
+    if served.is_empty() {
+        bail!("no model is configured; name one with --model ALIAS=FILE, or start with --dev");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.grpc.threads.max(1))
+        .enable_all()
+        .build()
+        .context("the threads that serve sockets")?;
+    runtime.block_on(serve(&config, served, arguments.dev, &clock))
+}
+
+async fn serve(
+    config: &NodeConfig,
+    served: Vec<Served>,
+    is_dev: bool,
+    clock: &MachineClock,
+) -> Result<()> {
+    let listeners = wire::listen(config).await?;
+    let metrics_listener = TcpListener::bind(config.metrics.listen)
+        .await
+        .with_context(|| format!("metrics cannot listen on {}", config.metrics.listen))?;
+    let poisoned = CancellationToken::new();
+    let fired = poisoned.clone();
+    let node = Node::start(config, &served, move |error| {
+        tracing::error!(%error, "the store refuses blocks");
+        fired.cancel();
+    })?;
+    let stats = node.engine.stats();
+    let device = stats.devices.first().context("an engine has a device")?;
+    let backend = format!("{} {}", device.info.name, device.info.kernels);
+    let metrics =
+        Arc::new(Metrics::new(node.engine.clone(), Arc::clone(&node.ledger), backend.clone()));
+
+    let data =
+        if is_dev { "<temporary>".to_owned() } else { config.data_dir.display().to_string() };
+    println!(
+        "hyperion {}   chain {}   data {data}   devices {backend} ({} threads)",
+        env!("CARGO_PKG_VERSION"),
+        node.chain.chain_id,
+        device.info.threads
+    );
+    println!(
+        "grpc {}   http {}   metrics {}",
+        listeners.grpc_address(),
+        listeners.http_address(),
+        metrics_listener.local_addr()?
+    );
+    println!("log key {}", node.ledger.key());
+    for info in node.engine.models() {
+        let manifest = info.model.manifest();
+        let native = if manifest.native { "native" } else { "claims only" };
+        let macs = manifest.macs(1, 0).unwrap_or_default();
+        let ready =
+            info.ready.map_or_else(|error| error.to_string(), |()| "known answer ok".to_owned());
+        println!(
+            "model {}  {}  {native}  {macs} MAC a row  {ready}",
+            info.aliases.join(", "),
+            info.id
+        );
+    }
+
+    let shutdown = Shutdown::default();
+    let door = node.door(config, served, &metrics, shutdown.clone())?;
+    let page = Arc::clone(&metrics);
+    let scrape = move || async move {
+        let kind =
+            [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+        (kind, page.page().unwrap_or_default())
+    };
+    let stop = shutdown.stop.clone();
+    tokio::spawn(async move {
+        let pages = Router::new().route("/metrics", get(scrape));
+        let end = async move { stop.cancelled().await };
+        if let Err(error) = axum::serve(metrics_listener, pages).with_graceful_shutdown(end).await {
+            tracing::error!(%error, "the metrics page went down");
+        }
+    });
+    let keys_file = config.auth.keys_file.clone();
+    let reloaded = Arc::clone(&door);
+    tokio::spawn(async move {
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+        while hangup.recv().await.is_some() && !keys_file.as_os_str().is_empty() {
+            match Keys::read(&keys_file) {
+                Ok(keys) => {
+                    tracing::info!(keys = keys.len(), "read the API keys again");
+                    reloaded.gate().replace(keys);
+                }
+                Err(error) => tracing::error!(%error, "the API keys stay as they were"),
+            }
+        }
+    });
+    let notice = Duration::from_secs(if is_dev { 0 } else { NOTICE_S });
+    tokio::spawn(end(shutdown, poisoned.clone(), notice));
+    println!("ready in {:.2} s", Duration::from_micros(clock.now_us()).as_secs_f64());
+    listeners.serve(door, Router::new()).await?;
+    drop(metrics);
+    let stopped = tokio::task::spawn_blocking(move || node.stop()).await.context("stopping")?;
+    if poisoned.is_cancelled() {
+        bail!(Exit::StorePoisoned);
+    }
+    stopped
+}
+
+/// Waits for a reason to end, then says "not serving", waits, and stops taking calls; a second signal skips the wait.
+async fn end(shutdown: Shutdown, poisoned: CancellationToken, notice: Duration) {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    let mut asked = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    tokio::select! {
+        () = asked() => tracing::info!("asked to end"),
+        () = poisoned.cancelled() => {}
+    }
+    shutdown.drain.cancel();
+    tokio::select! {
+        () = tokio::time::sleep(notice) => {}
+        () = asked() => {}
+    }
+    shutdown.stop.cancel();
+}

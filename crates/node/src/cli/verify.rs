@@ -1,0 +1,178 @@
+//! `hyperion verify`: a receipt, offline.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use hyperion_engine::Clock as _;
+use hyperion_model::{Model, Prepared, Trust};
+use hyperion_rpc::receipt_json::{Envelope, TensorData};
+use hyperion_verify::{note::NoteKey, receipt};
+
+use super::Exit;
+use crate::{clock::MachineClock, devices, wire::embedded};
+
+/// Check a receipt offline: signature, log, output, and with --recompute the result itself.
+///
+/// Prints one line a check and stops at the first that fails. Exit code 0: all checks asked for hold; 1: one does not;
+/// 2: the file cannot be read.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The receipt, as `hyperion infer --receipt` writes it; `-` reads standard input.
+    receipt: PathBuf,
+    /// Public key of the log (`hyperion run` prints it), or a file that holds it; may be repeated. Without it the keys
+    /// in `known_logs` of the configuration folder are used.
+    #[arg(long, value_name = "KEY|FILE")]
+    log_key: Vec<String>,
+    /// Run the model on the receipt's input and compare.
+    #[arg(long)]
+    recompute: bool,
+    /// The model file to recompute with; may be repeated. The digits classifier is built in.
+    #[arg(long = "model", value_name = "FILE")]
+    models: Vec<PathBuf>,
+    /// Threads for --recompute; 0: one per core.
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let envelope = Envelope::parse(&read(&arguments.receipt)?)?;
+    let claim = &envelope.claim.claim;
+    check("signature", || {
+        envelope.claim.check(&envelope.domain)?;
+        Ok(format!("worker {}", claim.worker))
+    })?;
+    check("request", || {
+        envelope.check_request()?;
+        Ok(if envelope.request.is_some() { "the claim answers it" } else { "not given" }.to_owned())
+    })?;
+    check("log", || {
+        let note = envelope.receipt()?.note;
+        let keys = log_keys(&arguments.log_key)?;
+        let signed_by = keys.iter().find(|key| note.signatures.iter().any(|line| key.wrote(line)));
+        let Some(key) = signed_by else {
+            bail!(
+                "nobody whose key is known signed the checkpoint of {}; pass --log-key",
+                note.checkpoint.origin
+            );
+        };
+        let trust = receipt::Trust {
+            domain: envelope.domain,
+            log: key.clone(),
+            witnesses: Vec::new(),
+            witnesses_min: 0,
+        };
+        let receipt = envelope.check_log(&trust)?;
+        let checkpoint = &receipt.note.checkpoint;
+        Ok(format!(
+            "entry {} of {}, checkpoint {}",
+            receipt.index, checkpoint.size, checkpoint.origin
+        ))
+    })?;
+    check("input", || {
+        envelope.check_input()?;
+        Ok(if envelope.input.is_some() {
+            format!("inputHash {}", claim.input_hash)
+        } else {
+            "not given".to_owned()
+        })
+    })?;
+    check("output", || {
+        envelope.check_output()?;
+        Ok(if envelope.output.is_some() {
+            format!("outputHash {}", claim.output_hash)
+        } else {
+            "not given".to_owned()
+        })
+    })?;
+    if arguments.recompute {
+        check("recompute", || recompute(&envelope, arguments))?;
+    }
+    Ok(())
+}
+
+/// Prints a check's line; a failed one ends the program.
+fn check(name: &str, run: impl FnOnce() -> Result<String>) -> Result<()> {
+    match run() {
+        Ok(text) => {
+            println!("{name:<10} ok   {text}");
+            Ok(())
+        }
+        Err(error) => {
+            println!("{name:<10} FAILED  {error:#}");
+            bail!(Exit::CheckFailed);
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String> {
+    if path == Path::new("-") {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("reading standard input")?;
+        return Ok(text);
+    }
+    fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Keys given, or those known from before.
+fn log_keys(given: &[String]) -> Result<Vec<NoteKey>> {
+    let parse = |text: &str| -> Result<NoteKey> {
+        let text = text.trim();
+        text.parse().with_context(|| format!("`{text}` is no log key"))
+    };
+    if given.is_empty() {
+        let known = known_logs().map(fs::read_to_string).and_then(Result::ok).unwrap_or_default();
+        return known.lines().filter(|line| !line.trim().is_empty()).map(parse).collect();
+    }
+    let of = |key: &String| {
+        if Path::new(key).is_file() { parse(&fs::read_to_string(key)?) } else { parse(key) }
+    };
+    given.iter().map(of).collect()
+}
+
+/// Where the keys of logs that were met before are kept.
+pub(crate) fn known_logs() -> Option<PathBuf> {
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let folder = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or(home)?;
+    Some(folder.join("hyperion").join("known_logs"))
+}
+
+/// Runs the model anew on the receipt's input.
+fn recompute(envelope: &Envelope, arguments: &Arguments) -> Result<String> {
+    let claim = &envelope.claim.claim;
+    let input = envelope.input.as_deref().context("the receipt holds no input")?;
+    let [TensorData { data, .. }] = input else {
+        bail!("the receipt holds {} inputs, want one", input.len())
+    };
+    let mut model = None;
+    for path in &arguments.models {
+        let candidate = Model::open(path, Trust::Nothing)?;
+        if candidate.id() == claim.model_id {
+            model = Some(candidate);
+        }
+    }
+    let built_in = || embedded::digits().ok().filter(|digits| digits.model.id() == claim.model_id);
+    let model = model.map(std::sync::Arc::new).or_else(|| built_in().map(|digits| digits.model));
+    let model = model.with_context(|| {
+        format!("model {} is needed; pass its file with --model", claim.model_id)
+    })?;
+    let clock = MachineClock::new();
+    let mut device = devices::open("auto", arguments.threads)?.remove(0);
+    let prepared = Prepared::load(&model, device.as_mut(), claim.in_tokens.max(1))?;
+    let start_us = clock.now_us();
+    let output = prepared.run(device.as_mut(), &[data])?.remove(0);
+    let took_ms = (clock.now_us() - start_us) as f64 / 1000.0;
+    let macs = model.manifest().macs(claim.in_tokens, claim.out_tokens);
+    if macs != Some(claim.macs) {
+        bail!("the run takes {} MAC, the claim says {}", macs.unwrap_or_default(), claim.macs);
+    }
+    let (got, want) = (output.output_hash(), claim.output_hash);
+    if got != want {
+        bail!("different: the model says {got}, the claim {want}");
+    }
+    let info = device.info();
+    Ok(format!("equal, {} MAC, {took_ms:.1} ms on {} {}", claim.macs, info.name, info.kernels))
+}

@@ -1,0 +1,522 @@
+//! Configuration: two files with two meanings.
+//!
+//! [`ChainSpec`] (`chain.toml`) is what all nodes of one chain share; its digest is in the log's genesis entry.
+//! [`NodeConfig`] (`node.toml`) is what one machine chooses; nothing in it changes a bit of any output.
+//! Precedence: command line > `HYPERION_*` (`__` nests) > file > default. An unknown key is an error that names
+//! the nearest known one.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, bail};
+use figment::{
+    Figment, Profile,
+    providers::{Env, Format as _, Serialized, Toml},
+    value::{Dict, Value},
+};
+use hyperion_precompile::GasSchedule;
+use hyperion_primitives::{Address, B256, keccak256};
+use serde::{Deserialize, Serialize};
+
+/// What one machine chooses.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Folder of the log, the state and the keys made on first start.
+    pub data_dir: PathBuf,
+    /// The chain spec; empty: the devnet's, chain id 31337.
+    pub chain_file: PathBuf,
+    /// Models to serve, by alias.
+    pub models: BTreeMap<String, ModelConfig>,
+    /// Worker identity.
+    pub worker: WorkerConfig,
+    /// The log and its signature.
+    pub log: LogConfig,
+    /// The gRPC door.
+    pub grpc: GrpcConfig,
+    /// The HTTP door.
+    pub http: HttpConfig,
+    /// The metrics door.
+    pub metrics: MetricsConfig,
+    /// Transport security.
+    pub tls: TlsConfig,
+    /// Who may call.
+    pub auth: AuthConfig,
+    /// Devices and batches.
+    pub engine: EngineSection,
+    /// How much may wait.
+    pub admission: AdmissionConfig,
+    /// When blocks are made.
+    pub block: BlockConfig,
+    /// Seconds that running work gets on shutdown.
+    pub drain_s: u64,
+    /// Log lines of the program itself.
+    pub trace: TraceConfig,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: "data".into(),
+            chain_file: PathBuf::new(),
+            models: BTreeMap::new(),
+            worker: WorkerConfig::default(),
+            log: LogConfig::default(),
+            grpc: GrpcConfig::default(),
+            http: HttpConfig::default(),
+            metrics: MetricsConfig::default(),
+            tls: TlsConfig::default(),
+            auth: AuthConfig::default(),
+            engine: EngineSection::default(),
+            admission: AdmissionConfig::default(),
+            block: BlockConfig::default(),
+            drain_s: 30,
+            trace: TraceConfig::default(),
+        }
+    }
+}
+
+/// One model to serve.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// A `.hyp` file, made by `hyperion model import`.
+    pub path: PathBuf,
+    /// The tokenizer file of a text model; empty: `<path without extension>.tokenizer.json` if it is there.
+    pub tokenizer: PathBuf,
+}
+
+/// Worker identity.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerConfig {
+    /// secp256k1 key that signs claims, 64 hex digits, mode 0600; empty: `worker.key` in `data_dir`, made on first start.
+    pub key_file: PathBuf,
+    /// Seconds for which the worker keeps what it needs to answer a challenge.
+    pub challenge_s: u64,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self { key_file: PathBuf::new(), challenge_s: 86_400 }
+    }
+}
+
+/// The log and its signature.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Ed25519 key that signs checkpoints, 64 hex digits, mode 0600; empty: `log.key` in `data_dir`, made on first start.
+    pub key_file: PathBuf,
+    /// Name of the log in its checkpoints; empty: `localhost/hyperion/<chain id>`.
+    pub origin: String,
+    /// Size of the log's memory map in bytes; address space only. It grows by reopening with a larger number.
+    pub map_bytes: u64,
+    /// Blocks are refused while the disk has fewer free bytes than this.
+    pub disk_reserve_bytes: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self {
+            key_file: PathBuf::new(),
+            origin: String::new(),
+            map_bytes: 1 << 40,
+            disk_reserve_bytes: 2 << 30,
+        }
+    }
+}
+
+/// The gRPC door.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct GrpcConfig {
+    /// Address.
+    pub listen: SocketAddr,
+    /// Largest message in or out.
+    pub message_bytes_max: usize,
+    /// Streams one connection may have open.
+    pub streams_max: u32,
+    /// Threads that serve sockets.
+    pub threads: usize,
+}
+
+impl Default for GrpcConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8001)),
+            message_bytes_max: 64 << 20,
+            streams_max: 256,
+            threads: 2,
+        }
+    }
+}
+
+/// The HTTP door.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct HttpConfig {
+    /// Address.
+    pub listen: SocketAddr,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8000)) }
+    }
+}
+
+/// The metrics door.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct MetricsConfig {
+    /// Address of `/metrics`.
+    pub listen: SocketAddr,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8002)) }
+    }
+}
+
+/// Transport security.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Certificate chain, PEM; empty: no TLS.
+    pub cert_file: PathBuf,
+    /// Its key, PEM.
+    pub key_file: PathBuf,
+    /// Certificates that clients must be signed by, PEM; empty: any client.
+    pub client_ca_file: PathBuf,
+    /// Where a listener without TLS may stand: `loopback` or `anywhere`.
+    pub plaintext: Plaintext,
+}
+
+impl Default for TlsConfig {
+    fn default() -> Self {
+        let none = PathBuf::new;
+        Self {
+            cert_file: none(),
+            key_file: none(),
+            client_ca_file: none(),
+            plaintext: Plaintext::Loopback,
+        }
+    }
+}
+
+/// Where a listener without TLS may stand.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Plaintext {
+    /// On 127.0.0.0/8 and ::1 only.
+    Loopback,
+    /// On any address: something in front speaks TLS.
+    Anywhere,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// API keys, TOML; empty: nobody needs one. Read again on SIGHUP.
+    pub keys_file: PathBuf,
+    /// What needs no key although there is a keys file: `infer`, `log`, `receipts`, `models`.
+    pub anonymous: Vec<String>,
+}
+
+impl Default for AuthConfig {
+    fn default() -> Self {
+        Self {
+            keys_file: PathBuf::new(),
+            anonymous: ["log", "receipts", "models"].map(str::to_owned).into(),
+        }
+    }
+}
+
+/// Devices and batches.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineSection {
+    /// `auto`, or a name printed by `hyperion doctor`.
+    pub devices: String,
+    /// Threads that run kernels; 0: one per core.
+    pub threads: usize,
+    /// Rows of a batch at most: tokens for text, inputs for tensors.
+    pub batch_rows_max: u32,
+    /// Microseconds that a batch may wait to become full while its device is busy.
+    pub batch_wait_us: u64,
+    /// Bytes of stored answers.
+    pub memo_bytes_max: u64,
+    /// Seconds for which an answer can be asked for again.
+    pub keep_s: u64,
+}
+
+impl Default for EngineSection {
+    fn default() -> Self {
+        Self {
+            devices: "auto".to_owned(),
+            threads: 0,
+            batch_rows_max: 1024,
+            batch_wait_us: 500,
+            memo_bytes_max: 256 << 20,
+            keep_s: 3600,
+        }
+    }
+}
+
+/// How much may wait.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdmissionConfig {
+    /// Jobs queued per model.
+    pub jobs_max: usize,
+    /// Bytes of inputs queued in all.
+    pub bytes_max: u64,
+}
+
+impl Default for AdmissionConfig {
+    fn default() -> Self {
+        Self { jobs_max: 1024, bytes_max: 1 << 30 }
+    }
+}
+
+/// When blocks are made.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct BlockConfig {
+    /// Milliseconds from one block to the next while claims wait; without claims there is no block.
+    pub interval_ms: u64,
+    /// Claims of a block at most; that many waiting end a block early.
+    pub claims_max: usize,
+}
+
+impl Default for BlockConfig {
+    fn default() -> Self {
+        Self { interval_ms: 1000, claims_max: 4096 }
+    }
+}
+
+/// Log lines of the program itself.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct TraceConfig {
+    /// `auto` (pretty on a terminal, else JSON), `pretty` or `json`.
+    pub format: String,
+    /// Filter in the syntax of `tracing-subscriber`, such as `info,hyperion_engine=debug`.
+    pub filter: String,
+}
+
+impl Default for TraceConfig {
+    fn default() -> Self {
+        Self { format: "auto".to_owned(), filter: "info".to_owned() }
+    }
+}
+
+impl NodeConfig {
+    /// Embedded defaults of `hyperion run --dev`: a folder of its own and quick blocks.
+    pub fn dev(data_dir: PathBuf) -> Self {
+        Self {
+            data_dir,
+            block: BlockConfig { interval_ms: 50, ..BlockConfig::default() },
+            ..Self::default()
+        }
+    }
+
+    /// Reads the configuration.
+    ///
+    /// `file` is optional; `overrides` are `key=value` pairs of the command line, values in TOML or bare text.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, a key is unknown, or a value does not fit its key.
+    pub fn load(base: Self, file: Option<&Path>, overrides: &[String]) -> Result<Self> {
+        let mut figment = Figment::from(Serialized::defaults(base));
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("reading {}", path.display()))?;
+            let table: toml::Table = text.parse().with_context(|| format!("{}", path.display()))?;
+            let known = known_keys();
+            for key in flatten_toml(&table) {
+                known_key(&known, &key).with_context(|| match line_of(&text, &key) {
+                    Some(line) => format!("{}:{line}", path.display()),
+                    None => path.display().to_string(),
+                })?;
+            }
+            figment = figment.merge(Toml::string(&text));
+        }
+        let environment = Env::prefixed("HYPERION_").ignore(&["fixtures", "require"]).split("__");
+        for key in flatten(
+            &figment::Provider::data(&environment)?.remove(&Profile::Default).unwrap_or_default(),
+        ) {
+            let variable = format!("HYPERION_{}", key.to_uppercase().replace('.', "__"));
+            known_key(&known_keys(), &key)
+                .with_context(|| format!("environment variable {variable}"))?;
+        }
+        figment = figment.merge(environment);
+        for pair in overrides {
+            let (key, value) =
+                pair.split_once('=').with_context(|| format!("`--set {pair}`: want KEY=VALUE"))?;
+            known_key(&known_keys(), key).with_context(|| format!("`--set {pair}`"))?;
+            // A value that is no TOML by itself, such as a path, is text.
+            let assignment = format!("{key} = {value}");
+            let text = if assignment.parse::<toml::Table>().is_ok() {
+                assignment
+            } else {
+                format!("{key} = {value:?}")
+            };
+            figment = figment.merge(Toml::string(&text));
+        }
+        figment.extract().context("configuration")
+    }
+
+    /// The log's name in its checkpoints.
+    pub fn origin(&self, chain: &ChainSpec) -> String {
+        if self.log.origin.is_empty() {
+            format!("localhost/hyperion/{}", chain.chain_id)
+        } else {
+            self.log.origin.clone()
+        }
+    }
+
+    /// Where the worker's key is.
+    pub fn worker_key(&self) -> PathBuf {
+        or_in(&self.worker.key_file, &self.data_dir, "worker.key")
+    }
+
+    /// Where the log's key is.
+    pub fn log_key(&self) -> PathBuf {
+        or_in(&self.log.key_file, &self.data_dir, "log.key")
+    }
+}
+
+fn or_in(path: &Path, folder: &Path, name: &str) -> PathBuf {
+    if path.as_os_str().is_empty() { folder.join(name) } else { path.to_path_buf() }
+}
+
+/// What all nodes of a chain share. Its digest is the genesis entry's block hash.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChainSpec {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Contract named by the EIP-712 domain of requests and claims.
+    pub verifying_contract: Address,
+    /// Version of the operator set.
+    pub opset: u16,
+    /// Gas limit of a block.
+    pub block_gas_max: u64,
+    /// What inference costs inside a block.
+    pub gas: GasSchedule,
+}
+
+impl Default for ChainSpec {
+    fn default() -> Self {
+        Self {
+            chain_id: 31_337,
+            verifying_contract: hyperion_precompile::address::REQUESTS,
+            opset: 1,
+            block_gas_max: 50_000_000,
+            gas: GasSchedule::default(),
+        }
+    }
+}
+
+impl ChainSpec {
+    /// Reads `chain.toml`; an empty path is the devnet.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or says something that is no chain spec.
+    pub fn load(path: &Path) -> Result<Self> {
+        if path.as_os_str().is_empty() {
+            return Ok(Self::default());
+        }
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let spec: Self = toml::from_str(&text).with_context(|| path.display().to_string())?;
+        if spec.opset != 1 {
+            bail!(
+                "{}: operator set {} is asked for, this program has set 1",
+                path.display(),
+                spec.opset
+            );
+        }
+        Ok(spec)
+    }
+
+    /// keccak-256 of the spec in its one spelling: every key, in the order of this struct, as TOML.
+    pub fn digest(&self) -> B256 {
+        keccak256(toml::to_string(self).expect("a chain spec is a table of numbers and text"))
+    }
+}
+
+/// Every key of `node.toml`, dotted.
+fn known_keys() -> Vec<String> {
+    let mut example = NodeConfig::default();
+    example.models.insert("*".to_owned(), ModelConfig::default());
+    flatten_toml(&toml::Table::try_from(&example).expect("the defaults are a table"))
+}
+
+fn flatten_toml(table: &toml::Table) -> Vec<String> {
+    let nested = table.iter().flat_map(|(key, value)| match value {
+        toml::Value::Table(inner) => {
+            flatten_toml(inner).iter().map(|rest| format!("{key}.{rest}")).collect()
+        }
+        _ => vec![key.clone()],
+    });
+    nested.collect()
+}
+
+fn flatten(dict: &Dict) -> Vec<String> {
+    let nested = dict.iter().flat_map(|(key, value)| match value {
+        Value::Dict(_, inner) => {
+            flatten(inner).iter().map(|rest| format!("{key}.{rest}")).collect()
+        }
+        _ => vec![key.clone()],
+    });
+    nested.collect()
+}
+
+/// Refuses a key that does not exist, naming the nearest that does.
+fn known_key(known: &[String], key: &str) -> Result<()> {
+    let parts: Vec<&str> = key.split('.').collect();
+    let generic = match parts.as_slice() {
+        ["models", _, rest @ ..] => {
+            ["models", "*"].iter().chain(rest).copied().collect::<Vec<_>>().join(".")
+        }
+        _ => key.to_owned(),
+    };
+    if known.contains(&generic) {
+        return Ok(());
+    }
+    let nearest = known.iter().min_by_key(|candidate| distance(candidate, &generic));
+    bail!("unknown key `{key}`; the nearest known key is `{}`", nearest.expect("there are keys"));
+}
+
+/// Edit distance of two keys (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    *row.last().expect("a row has one cell more than b has letters")
+}
+
+/// The first line of a TOML text that assigns the last part of `key`.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let last = key.rsplit('.').next()?;
+    let assigns = |line: &str| {
+        line.split_once('=').is_some_and(|(left, _)| left.trim().rsplit('.').next() == Some(last))
+    };
+    text.lines().position(assigns).map(|index| index + 1)
+}

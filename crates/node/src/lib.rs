@@ -1,0 +1,16 @@
+//! The `hyperion` binary: configuration, wiring, block producer, command line.
+//!
+//! Start with [`wire`], which turns a configuration into a running node, and [`producer`], which turns finished claims
+//! into blocks. Every subcommand is one file under `cli`.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod devices;
+pub mod keys;
+pub mod ledger;
+pub mod metrics;
+pub mod producer;
+mod trace;
+pub mod wire;

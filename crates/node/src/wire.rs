@@ -1,0 +1,429 @@
+//! Configuration to a running node: store, models, devices, engine, producer, doors; and the way back down.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use hyperion_engine::{Clock, Engine, EngineConfig, ModelInfo, Registry};
+use hyperion_model::{Model, Tokenizer, Trust};
+use hyperion_primitives::{B256, ModelId};
+use hyperion_rpc::{
+    auth::{Area, Gate, Keys},
+    door::{Door, Face, Parts, Prices, TextEncoder},
+    health::Readiness,
+    limits::Limits,
+    serve::{Listeners, ServeConfig, Shutdown},
+    tls::{Tls, TlsFiles},
+};
+use hyperion_store::{BlockInput, Seal, Store, StoreConfig, StoreError};
+use hyperion_verify::{
+    Domain,
+    note::{KeyKind, NoteSigner},
+    state::StatePath,
+};
+
+use crate::{
+    cli::Exit,
+    clock::MachineClock,
+    config::{ChainSpec, NodeConfig, Plaintext},
+    devices,
+    keys::{self, WorkerKey},
+    ledger::Ledger,
+    metrics::Metrics,
+    producer::{self, Producer},
+};
+
+/// A node that serves.
+pub struct Node {
+    /// Runs and claims.
+    pub engine: Engine,
+    /// The claim log.
+    pub ledger: Arc<Ledger>,
+    /// What all nodes share.
+    pub chain: ChainSpec,
+    clock: Arc<MachineClock>,
+    producer: Producer,
+    readiness: Arc<Ready>,
+    drain: Duration,
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Node").field("chain", &self.chain.chain_id).finish_non_exhaustive()
+    }
+}
+
+/// A model file with what people see of it.
+#[derive(Debug)]
+pub struct Served {
+    /// The name it is asked for by.
+    pub alias: String,
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its tokenizer, if it reads text.
+    pub tokenizer: Option<Tokenizer>,
+    /// Names of its input and output, for clients.
+    pub names: (&'static str, &'static str),
+}
+
+impl NodeConfig {
+    /// The store's part of the configuration.
+    pub fn store(&self, chain: &ChainSpec) -> StoreConfig {
+        StoreConfig {
+            log_map_bytes: self.log.map_bytes,
+            disk_reserve_bytes: self.log.disk_reserve_bytes,
+            ..StoreConfig::new(self.data_dir.join("log"), chain.chain_id, self.origin(chain))
+        }
+    }
+}
+
+/// The domain of a chain's requests and claims.
+pub fn domain(chain: &ChainSpec) -> Domain {
+    Domain { chain_id: chain.chain_id, verifying_contract: chain.verifying_contract }
+}
+
+/// Reads the models that a configuration names.
+///
+/// # Errors
+///
+/// When a file cannot be read or is no model, or the tokenizer beside it is another than the model was made with.
+pub fn models(config: &NodeConfig) -> Result<Vec<Served>> {
+    config
+        .models
+        .iter()
+        .map(|(alias, model)| served(alias, &model.path, &model.tokenizer))
+        .collect()
+}
+
+fn served(alias: &str, path: &Path, tokenizer: &Path) -> Result<Served> {
+    let model = Model::open(path, Trust::Nothing).with_context(|| format!("model {alias}"))?;
+    let beside = path.with_extension("tokenizer.json");
+    let file = if tokenizer.as_os_str().is_empty() { beside } else { tokenizer.to_path_buf() };
+    let reads_text = model.tokenizer_hash() != B256::ZERO;
+    let tokenizer = if reads_text && file.is_file() {
+        let tokenizer =
+            Tokenizer::open(&file, model.program().context())?.for_model(model.tokenizer_hash());
+        Some(tokenizer.with_context(|| format!("model {alias}, tokenizer {}", file.display()))?)
+    } else {
+        None
+    };
+    let names = if model.program().vocabulary().is_some() {
+        ("tokens", "embedding")
+    } else {
+        ("pixels", "logits")
+    };
+    Ok(Served { alias: alias.to_owned(), model: Arc::new(model), tokenizer, names })
+}
+
+/// Opens the log, or creates it where none is; a new one registers `served` at height 0.
+fn store(config: &NodeConfig, chain: &ChainSpec) -> Result<Store> {
+    let store = config.store(chain);
+    if store.dir.is_dir() && fs::read_dir(&store.dir)?.next().is_some() {
+        return Store::open(&store).map_err(|error| match error {
+            StoreError::Poisoned { .. } => Exit::StorePoisoned.into(),
+            other => anyhow::Error::from(other).context(format!("opening {}", store.dir.display())),
+        });
+    }
+    fs::create_dir_all(&store.dir).with_context(|| format!("making {}", store.dir.display()))?;
+    let seal = Seal { time_ms: 0, block_hash: chain.digest() };
+    Ok(Store::create(&store, seal, std::iter::empty())?)
+}
+
+/// Puts the manifests of models that the state does not know yet into a block of their own.
+fn register(ledger: &Ledger, served: &[Served], clock: &MachineClock) -> Result<()> {
+    let store = ledger.store();
+    let snapshot = store.snapshot();
+    let known = snapshot.pin()?;
+    let mut words = BTreeMap::new();
+    let mut blobs = Vec::new();
+    for one in served {
+        let path = StatePath::model(&one.model.id());
+        let manifest = one.model.manifest();
+        if known.get(&path) != Some(manifest.hash()) {
+            words.insert(path, Some(manifest.hash()));
+            blobs.push(manifest.encode().to_vec());
+        }
+    }
+    drop(known);
+    if words.is_empty() {
+        return Ok(());
+    }
+    let diff: Vec<_> = words.into_iter().collect();
+    let prepared = store.prepare(BlockInput { diff: &diff, claims: &[], blobs: &blobs })?;
+    store.commit(prepared, Seal { time_ms: clock.unix_ms(), block_hash: B256::ZERO })?;
+    ledger.publish()?;
+    Ok(())
+}
+
+impl Node {
+    /// Opens the store, loads the models, starts engine and producer.
+    ///
+    /// `failed` is called once if the store refuses a block later on.
+    ///
+    /// # Errors
+    ///
+    /// When anything cannot be opened, or no device passes its self-test.
+    pub fn start(
+        config: &NodeConfig,
+        served: &[Served],
+        failed: impl FnOnce(&StoreError) + Send + 'static,
+    ) -> Result<Self> {
+        let chain = ChainSpec::load(&config.chain_file)?;
+        fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("making {}", config.data_dir.display()))?;
+        let signer = Arc::new(WorkerKey::new(&keys::read_or_create(&config.worker_key())?)?);
+        let log_key = keys::read_or_create(&config.log_key())?;
+        let note_signer = NoteSigner::new(&config.origin(&chain), KeyKind::Log, &log_key)?;
+        fs::write(config.data_dir.join("log.pub"), format!("{}\n", note_signer.key()))?;
+        let clock = Arc::new(MachineClock::new());
+        let ledger = Arc::new(Ledger::new(store(config, &chain)?, note_signer)?);
+        register(&ledger, served, &clock)?;
+
+        let mut registry = Registry::new();
+        for one in served {
+            registry.add(&one.alias, Arc::clone(&one.model))?;
+        }
+        let (sink, claims) = producer::queue(&config.block);
+        let engine_config = EngineConfig {
+            batch_rows_max: config.engine.batch_rows_max,
+            batch_wait_us: config.engine.batch_wait_us,
+            queue_jobs_max: config.admission.jobs_max,
+            queue_bytes_max: config.admission.bytes_max,
+            memo_bytes_max: config.engine.memo_bytes_max,
+            keep_s: config.engine.keep_s,
+            challenge_window_s: config.worker.challenge_s,
+            ..EngineConfig::default()
+        };
+        let devices = devices::open(&config.engine.devices, config.engine.threads)?;
+        let clock_of_engine: Arc<dyn Clock> = Arc::clone(&clock) as _;
+        let engine = Engine::new(
+            engine_config,
+            registry,
+            devices,
+            signer,
+            domain(&chain),
+            clock_of_engine,
+            Box::new(sink),
+        );
+        let engine = engine.map_err(|error| anyhow::Error::from(error).context(Exit::NoDevice))?;
+        let readiness =
+            Arc::new(Ready { engine: engine.clone(), poisoned: AtomicBool::new(false) });
+        let poisoned = Arc::clone(&readiness);
+        let failed = move |error: &StoreError| {
+            poisoned.poisoned.store(true, Ordering::SeqCst);
+            failed(error);
+        };
+        let producer = Producer::start(
+            config.block.clone(),
+            claims,
+            Arc::clone(&ledger),
+            engine.clone(),
+            Arc::clone(&clock),
+            failed,
+        );
+        let drain = Duration::from_secs(config.drain_s);
+        Ok(Self { engine, ledger, chain, clock, producer, readiness, drain })
+    }
+
+    /// The doors of this node.
+    ///
+    /// # Errors
+    ///
+    /// When the keys file is not one.
+    pub fn door(
+        &self,
+        config: &NodeConfig,
+        served: Vec<Served>,
+        metrics: &Arc<Metrics>,
+        shutdown: Shutdown,
+    ) -> Result<Arc<Door>> {
+        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
+        let gate = if config.auth.keys_file.as_os_str().is_empty() {
+            Gate::open(Arc::clone(&clock))
+        } else {
+            let areas =
+                config.auth.anonymous.iter().map(|name| area(name)).collect::<Result<_>>()?;
+            Gate::keyed(Keys::read(&config.auth.keys_file)?, areas, Arc::clone(&clock))
+        };
+        let mut faces = BTreeMap::new();
+        for one in served {
+            let text =
+                one.tokenizer.map(|tokenizer| Arc::new(Text(tokenizer)) as Arc<dyn TextEncoder>);
+            let (input, output) = one.names;
+            faces.insert(
+                one.model.id(),
+                Face { input: input.into(), output: output.into(), text, ..Face::default() },
+            );
+        }
+        Ok(Door::new(Parts {
+            engine: self.engine.clone(),
+            log: Arc::clone(&self.ledger) as _,
+            faces,
+            prices: Arc::new(Gas(self.chain.clone())),
+            gate,
+            limits: Limits {
+                message_bytes_max: config.grpc.message_bytes_max,
+                ..Limits::default()
+            },
+            clock,
+            readiness: Arc::clone(&self.readiness) as _,
+            observer: Arc::clone(metrics) as _,
+            shutdown,
+        }))
+    }
+
+    /// Ends in order: no new work, what waits is finished or cut at the drain time, what was signed is logged.
+    ///
+    /// # Errors
+    ///
+    /// When the store refused the last blocks.
+    pub fn stop(self) -> Result<()> {
+        let deadline_us =
+            self.clock.now_us() + u64::try_from(self.drain.as_micros()).unwrap_or(u64::MAX);
+        let drained = self.engine.drain(deadline_us);
+        tracing::info!(
+            finished = drained.finished,
+            cut = drained.cut,
+            unlogged = drained.unlogged,
+            "drained"
+        );
+        // Engine and readiness hold the sink; the producer ends when the last of them is gone.
+        drop(self.readiness);
+        self.producer.stop(self.engine)?;
+        self.ledger.store().flush()?;
+        Ok(())
+    }
+}
+
+/// Sockets of a configuration.
+///
+/// # Errors
+///
+/// When a certificate cannot be read, or an address is taken or would be served in plain text where it must not be.
+pub async fn listen(config: &NodeConfig) -> Result<Listeners> {
+    let file = |path: &PathBuf| (!path.as_os_str().is_empty()).then(|| path.clone());
+    let tls = match (file(&config.tls.cert_file), file(&config.tls.key_file)) {
+        (Some(cert_file), Some(key_file)) => {
+            let client_ca_file = file(&config.tls.client_ca_file);
+            Some(Arc::new(Tls::load(TlsFiles { cert_file, key_file, client_ca_file })?))
+        }
+        (None, None) => None,
+        _ => bail!("tls.cert_file and tls.key_file go together; one of them is empty"),
+    };
+    let plaintext = match config.tls.plaintext {
+        Plaintext::Loopback => hyperion_rpc::serve::Plaintext::Loopback,
+        Plaintext::Anywhere => hyperion_rpc::serve::Plaintext::Anywhere,
+    };
+    Ok(Listeners::bind(ServeConfig {
+        grpc: config.grpc.listen,
+        http: config.http.listen,
+        tls,
+        plaintext,
+        streams_max: config.grpc.streams_max,
+        grace: Duration::from_secs(config.drain_s),
+    })
+    .await?)
+}
+
+fn area(name: &str) -> Result<Area> {
+    Ok(match name {
+        "log" => Area::Log,
+        "receipts" => Area::Receipts,
+        "models" => Area::Models,
+        "infer" => Area::Infer,
+        _ => bail!("auth.anonymous: `{name}` is none of log, receipts, models, infer"),
+    })
+}
+
+struct Text(Tokenizer);
+
+impl TextEncoder for Text {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        self.0.encode(text).map_err(|error| error.to_string())
+    }
+}
+
+struct Gas(ChainSpec);
+
+impl Prices for Gas {
+    fn gas(&self, model: &ModelInfo, input_bytes: u64, tokens_max: u32) -> Option<u64> {
+        let (schedule, manifest) = (&self.0.gas, model.model.manifest());
+        let rows = manifest.input_rows(input_bytes).ok()?;
+        let macs = manifest.macs(rows, tokens_max).filter(|macs| *macs <= schedule.macs_max)?;
+        let work = schedule.run(
+            macs,
+            manifest.elements(rows, tokens_max)?,
+            manifest.tiles(rows, tokens_max)?,
+        );
+        // Selector, ten words of the head, the input's length, and the input in whole words.
+        let calldata_bytes = 4 + 32 * 11 + input_bytes.next_multiple_of(32);
+        manifest.native.then(|| schedule.entry(calldata_bytes).saturating_add(work))
+    }
+}
+
+struct Ready {
+    engine: Engine,
+    poisoned: AtomicBool,
+}
+
+impl Readiness for Ready {
+    fn ready(&self) -> Result<(), String> {
+        if self.poisoned.load(Ordering::SeqCst) {
+            return Err("the store refuses writes; restart the node".to_owned());
+        }
+        let models = self.engine.models();
+        if models.is_empty() {
+            return Err("no model is configured".to_owned());
+        }
+        let reasons: Vec<String> =
+            models.iter().filter_map(|model| model.ready.err()).map(|e| e.to_string()).collect();
+        if reasons.len() == models.len() { Err(reasons.join("; ")) } else { Ok(()) }
+    }
+}
+
+/// The built-in classifier of `--dev`: weights and graph travel in the program.
+pub mod embedded {
+    use anyhow::Context as _;
+
+    use super::{Arc, Model, Result, Served, Trust, fs};
+
+    const GRAPH: &str = include_str!("../../../fixtures/digits/graph.json");
+    const WEIGHTS: &[u8] = include_bytes!("../../../fixtures/digits/model.safetensors");
+    /// An image of a seven, as the model reads it.
+    pub const SEVEN: &[u8] = include_bytes!("../../../fixtures/digits/seven.i32");
+
+    /// Imports the digits classifier; the same model everywhere.
+    ///
+    /// # Errors
+    ///
+    /// When there is no place for two small temporary files.
+    pub fn digits() -> Result<Served> {
+        let folder = tempfile::tempdir().context("a temporary folder")?;
+        fs::write(folder.path().join("graph.json"), GRAPH)?;
+        fs::write(folder.path().join("model.safetensors"), WEIGHTS)?;
+        let parts = hyperion_model::import::import(folder.path(), &mut |_, _| {})?;
+        let mut bytes = Vec::new();
+        parts.write(&mut bytes)?;
+        let model = Arc::new(Model::from_bytes(bytes, Trust::Roots)?);
+        Ok(Served {
+            alias: "digits".to_owned(),
+            model,
+            tokenizer: None,
+            names: ("pixels", "logits"),
+        })
+    }
+}
+
+/// What a model is called in lists.
+pub fn short(id: ModelId) -> String {
+    let text = id.to_string();
+    format!("{}…{}", &text[..10], &text[text.len() - 4..])
+}
