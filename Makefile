@@ -3,11 +3,11 @@
 export HYPERION_FIXTURES ?= $(HOME)/.cache/hyperion
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
-.PHONY: demo test bench clean
+.PHONY: demo test clean
 
 demo:
 	scripts/setup.sh
-	cargo run --quiet --release --package hyperion-node -- demo
+	scripts/demo.sh
 
 test:
 	scripts/setup.sh tests

@@ -15,8 +15,8 @@ use clap::{Parser, Subcommand};
 
 /// Exact AI inference that anyone can check.
 ///
-/// `hyperion run --dev` starts a node on embedded defaults; `hyperion demo` shows the whole way of a claim, from a
-/// sentence to a contract. Every subcommand answers `--help`.
+/// `hyperion run --dev` starts a node on embedded defaults; every
+/// subcommand answers `--help`.
 ///
 /// Exit codes: 0 done; 1 a check said no; 2 usage or configuration; 3 store poisoned; 4 no device passed its
 /// self-test; 5 remote unreachable.
