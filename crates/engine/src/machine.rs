@@ -30,7 +30,7 @@ use hyperion_verify::Request;
 
 use crate::{
     Answer, BatchLimits, Class, Content, EngineConfig, EngineStats, Failure, KeyId, LogPlace,
-    OnDone, OnLogged, OnOutput, Pushback, RequestStatus,
+    OnDone, OnLogged, OnOutput, RequestStatus,
     queue::{JobKey, Queue},
 };
 

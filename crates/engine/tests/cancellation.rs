@@ -1,7 +1,5 @@
 //! Dropping a ticket takes queued work back.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 mod common;
 
 use common::{Setup, config, device::scripted, model::pixels};
@@ -62,7 +60,7 @@ fn a_run_that_has_begun_is_claimed_only_if_somebody_signed_for_it() {
         let claims = setup.sink.claims.lock().len();
         match setup.engine.status(id) {
             Some(RequestStatus::Failed(Failure::Cancelled)) => {
-                assert_eq!((name, claims), ("unsigned", 0))
+                assert_eq!((name, claims), ("unsigned", 0));
             }
             Some(RequestStatus::Claimed(_)) => assert_eq!((name, claims), ("signed", 1)),
             other => panic!("{name}: {other:?}"),

@@ -1,7 +1,5 @@
 //! What is signed, and how a caller learns that it is in the log.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 mod common;
 
 use std::sync::{Arc, mpsc::channel};
@@ -74,7 +72,7 @@ fn a_request_goes_from_claimed_to_logged_and_its_waiters_hear_of_it() {
     assert_eq!(told.try_recv(), Ok(place), "later listeners hear at once");
     match setup.engine.status(id) {
         Some(RequestStatus::Logged { index: 17, answer: logged }) => {
-            assert_eq!(logged.digest, answer.digest)
+            assert_eq!(logged.digest, answer.digest);
         }
         other => panic!("{other:?}"),
     }

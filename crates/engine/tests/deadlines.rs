@@ -1,7 +1,5 @@
 //! A deadline ends a wait, not a run.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 mod common;
 
 use common::{Setup, UNIX_S, config, device::scripted, model::pixels};

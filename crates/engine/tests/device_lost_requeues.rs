@@ -1,7 +1,5 @@
 //! A device that fails under its work costs time, not answers.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 mod common;
 
 use std::{
@@ -71,7 +69,7 @@ fn a_job_that_breaks_every_device_fails_alone_after_three() {
     script.open();
     match within(&setup, &bad) {
         Err(Failure::NoWorker { attempts: 3, cause }) => {
-            assert!(cause.contains("told to"), "{cause}")
+            assert!(cause.contains("told to"), "{cause}");
         }
         other => panic!("{other:?}"),
     }
@@ -106,7 +104,7 @@ fn without_any_device_in_service_new_work_is_pushed_back_and_old_work_fails_in_t
     // Its known answer is wrong from now on, so the device passes no test any more.
     match within(&setup, &outcome) {
         Err(Failure::NoWorker { attempts: 1, cause }) => {
-            assert!(cause.contains("known question"), "{cause}")
+            assert!(cause.contains("known question"), "{cause}");
         }
         other => panic!("{other:?}"),
     }
@@ -157,7 +155,7 @@ fn a_device_that_computes_other_bits_than_pinned_never_serves() {
     );
     match started {
         Err(EngineError::NoDevice(why)) => {
-            assert!(why.contains("other bits than pinned: quantize"), "{why}")
+            assert!(why.contains("other bits than pinned: quantize"), "{why}");
         }
         other => panic!("{other:?}"),
     }

@@ -1,7 +1,5 @@
 //! How an engine goes home.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 mod common;
 
 use std::{

@@ -1,7 +1,5 @@
 //! Who is served first, and how much of the queue one caller may fill.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 mod common;
 
 use std::sync::Arc;

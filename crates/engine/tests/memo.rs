@@ -1,7 +1,5 @@
 //! Equal work is done once.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 mod common;
 
 use common::{Setup, config, device::scripted, model::pixels};

@@ -1,7 +1,5 @@
 //! What is not taken is refused at once, with a reason and numbers.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 mod common;
 
 use common::{
