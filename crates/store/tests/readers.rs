@@ -119,7 +119,7 @@ fn a_backup_taken_beside_a_writer_is_a_store() {
         draft.commit(&store);
         model.follow(&draft, &store);
     }
-    let mut copy = config.clone();
+    let mut copy = config;
     copy.dir = dir.path().join("copy");
     thread::scope(|scope| {
         let backup = scope.spawn(|| store.backup(&copy.dir).unwrap());
