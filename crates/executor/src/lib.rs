@@ -15,6 +15,7 @@ mod env;
 mod error;
 mod gather;
 mod genesis;
+pub mod hostile;
 mod outcome;
 mod overlay;
 mod provider;
