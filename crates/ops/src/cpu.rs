@@ -249,9 +249,10 @@ impl Cpu {
             sums.fill(0);
             let words = self.buffers[input.buffer.0 as usize].as_slice();
             let start = byte(input, sequence.row) / 4;
-            let rows = (0..sequence.rows as usize)
-                .map(|row| &words[start + row * input.stride as usize..][..width]);
-            k.vectorize(|| elements::pool_sums(mode, rows, sums));
+            for chosen in elements::pooled(mode, sequence.rows as usize) {
+                let x = &words[start + chosen * input.stride as usize..][..width];
+                k.vectorize(elements::Sum { x, sums });
+            }
             let at = byte(out, to);
             let words = self.buffers[out.buffer.0 as usize].as_mut_slice();
             if unit {

@@ -16,6 +16,8 @@ pub(crate) mod avx512;
 #[cfg(feature = "std")]
 pub(crate) mod packed;
 #[cfg(feature = "std")]
+pub(crate) mod plan;
+#[cfg(feature = "std")]
 pub(crate) mod portable;
 
 /// Sizes of a product; holding one means that no sum can leave an `i32`.

@@ -38,6 +38,41 @@ impl<'a> Lookup16<'a> {
     }
 }
 
+/// Something to do with an instruction set.
+///
+/// A function of its own instead of a closure, because only a function can be told to be inlined where the
+/// instructions are enabled; [`work!`] writes one.
+pub(crate) trait Work<L: Lanes> {
+    /// What comes of it.
+    type Output;
+
+    /// Does it.
+    fn run(self, l: L) -> Self::Output;
+}
+
+/// Makes a [`Work`] of a kernel call: its arguments become fields.
+macro_rules! work {
+    ($(#[$doc:meta])* $name:ident($($field:ident: $type:ty),* $(,)?) -> $output:ty, $bound:ident, |$l:ident| $call:expr) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub(crate) struct $name<'a> {
+            $(pub(crate) $field: $type),*
+        }
+
+        impl<'a, L: $crate::lanes::$bound> $crate::lanes::Work<L> for $name<'a> {
+            type Output = $output;
+
+            #[inline(always)]
+            fn run(self, $l: L) -> $output {
+                let Self { $($field),* } = self;
+                $call
+            }
+        }
+    };
+}
+
+pub(crate) use work;
+
 /// The operations of one instruction set on `WIDTH` lanes.
 ///
 /// Arithmetic wraps; every use states the bound that keeps it from doing so.
@@ -49,8 +84,8 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// `WIDTH / 2` lanes of 64 bits.
     type Wide: Copy;
 
-    /// Compiles `work`, and whatever it inlines, for this instruction set.
-    fn vectorize<R>(self, work: impl FnOnce() -> R) -> R;
+    /// Does `work`, compiled for this instruction set together with whatever it inlines.
+    fn vectorize<W: Work<Self>>(self, work: W) -> W::Output;
 
     /// The first `WIDTH` elements.
     fn load(self, x: &[i32]) -> Self::Word;
@@ -101,8 +136,8 @@ pub(crate) trait Lanes: Copy + Send + Sync + 'static {
     /// Entry `min(x, last)` for each lane, `x` unsigned.
     fn lookup16(self, table: Lookup16<'_>, x: Self::Word) -> Self::Word;
 
-    /// Narrows 32 lanes, word after word, each within an `i8`.
-    fn store_codes(self, x: impl FnMut(usize) -> Self::Word, out: &mut [i8; 32]);
+    /// Narrows the first 32 lanes of four words, each within an `i8`.
+    fn store_codes(self, words: &[Self::Word; 4], out: &mut [i8; 32]);
 
     /// The first elements of `x`, fewer than `WIDTH` if there are no more, then zeros.
     #[inline(always)]

@@ -2,21 +2,26 @@
 //!
 //! When `grpc-timeout` lapses, tonic answers `CANCELLED` "Timeout expired". So every handler races its work against
 //! a deadline two milliseconds earlier and answers `DEADLINE_EXCEEDED` itself. Both clocks have to start together, so
-//! [`Arrivals`] notes when a call came, before anything waits for a thread.
+//! [`Arrivals`] notes when a call came, before anything waits for a thread; and it answers in the handler's place, one
+//! millisecond early, where the time was over before the message had arrived.
 
 use std::{
     future::Future,
+    pin::Pin,
     task::{Context, Poll},
     time::Duration,
 };
 
+use axum::http;
 use tokio::time::Instant;
-use tonic::{Request, codegen::Service, metadata::MetadataMap};
+use tonic::{Request, Status, codegen::Service, metadata::MetadataMap};
 
 use crate::status::{Code, Error};
 
-/// How much earlier than tonic this program answers.
+/// How much earlier than tonic a handler answers.
 const AHEAD: Duration = Duration::from_millis(2);
+/// How much earlier than tonic [`Arrivals`] answers.
+const LAST: Duration = Duration::from_millis(1);
 
 /// When a call has to be answered.
 #[derive(Clone, Copy, Debug)]
@@ -77,25 +82,39 @@ fn arrival<T>(request: &Request<T>) -> Instant {
     request.extensions().get::<Arrival>().map_or_else(Instant::now, |arrival| arrival.0)
 }
 
-/// A service that notes when each call comes in.
+/// A service that notes when each call comes in, and answers it when its time is over.
 #[derive(Clone, Debug)]
 pub(crate) struct Arrivals<S>(pub(crate) S);
 
-impl<S, B> Service<axum::http::Request<B>> for Arrivals<S>
+type Answer<R, E> = Pin<Box<dyn Future<Output = Result<http::Response<R>, E>> + Send>>;
+
+impl<S, B, R> Service<http::Request<B>> for Arrivals<S>
 where
-    S: Service<axum::http::Request<B>>,
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    S::Future: Send + 'static,
+    R: Default,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Answer<R, S::Error>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: axum::http::Request<B>) -> S::Future {
-        request.extensions_mut().insert(Arrival(Instant::now()));
-        self.0.call(request)
+    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
+        let now = Instant::now();
+        let own = request.headers().get("grpc-timeout").and_then(|text| timeout(text.as_bytes()));
+        let last = own.and_then(|own| now.checked_add(own.saturating_sub(LAST)));
+        request.extensions_mut().insert(Arrival(now));
+        let answer = self.0.call(request);
+        match last {
+            None => Box::pin(answer),
+            Some(last) => Box::pin(async move {
+                let late = |_| Ok(Status::from(passed()).into_http());
+                tokio::time::timeout_at(last, answer).await.unwrap_or_else(late)
+            }),
+        }
     }
 }
 
@@ -140,6 +159,33 @@ mod tests {
         ];
         for (text, want) in cases {
             assert_eq!(timeout(text.as_bytes()), want, "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_whose_message_never_comes_is_answered_all_the_same() {
+        let start = Instant::now();
+        let mut stuck = Arrivals(Stuck);
+        let request = http::Request::builder().header("grpc-timeout", "20m").body(()).unwrap();
+        let answer = stuck.call(request).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::from_millis(19));
+        let status = Status::from_header_map(answer.headers()).unwrap();
+        assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    }
+
+    struct Stuck;
+
+    impl Service<http::Request<()>> for Stuck {
+        type Response = http::Response<String>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Pending<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: http::Request<()>) -> Self::Future {
+            std::future::pending()
         }
     }
 

@@ -1,6 +1,6 @@
 //! The claim log for everybody: checkpoints, proofs, entries.
 //!
-//! [`LogView`] is what this crate reads; the node implements it over its store. [`LogService`] is the gRPC form of
+//! [`LogView`] is what this crate reads; the node implements it over its store. `LogService` is the gRPC form of
 //! it, and `http.rs` serves the same bytes as C2SP tiles.
 
 use std::sync::Arc;

@@ -195,7 +195,6 @@ const fn exponent(dtype: Dtype) -> u32 {
 pub(crate) fn output_rows(model: &ModelInfo) -> i64 {
     match model.model.manifest().output_rows {
         OutputRows::One => 1,
-        OutputRows::Rows
-        | OutputRows::Tokens => -1,
+        OutputRows::Rows | OutputRows::Tokens => -1,
     }
 }

@@ -84,16 +84,17 @@ async fn a_stream_ends_by_its_own_clock() {
     let node = node(&hold).await;
     let first = occupy(&node, &hold).await;
 
-    let mut client = node.client().await;
+    let (transport, origin) = node.untimed();
     let request = v1::InferStreamRequest { request: Some(ask_digits(image(4))), resume_at: 0 };
-    let request = with_timeout(request, Duration::from_millis(80));
-    let mut events = client.inference.infer_stream(request).await.unwrap().into_inner();
+    let request = with_timeout(request, Duration::from_millis(300));
+    let mut client = InferenceServiceClient::with_origin(transport, origin);
+    let mut events = client.infer_stream(request).await.unwrap().into_inner();
     let accepted = events.message().await.unwrap().unwrap().event.unwrap();
     let Event::Accepted(accepted) = accepted else { panic!("{accepted:?}") };
     let status = events.message().await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
 
-    let state = claim_state(&mut client, accepted.request_id.clone()).await;
+    let state = claim_state(&mut node.client().await, accepted.request_id.clone()).await;
     assert_eq!(state.0, v1::RequestState::Failed as i32);
     assert!(["cancelled", "deadline"].contains(&state.1.as_str()), "{state:?}");
 
@@ -109,6 +110,9 @@ async fn waiting_for_the_log_ends_at_the_deadline_and_the_claim_is_found_later()
     let mut asked = ask_digits(image(5));
     asked.wait_for = v1::WaitFor::Logged.into();
     asked.request = Some(v1::Request { nonce, deadline_s: 4_000_000_000, ..Default::default() });
+    let signed = v1::InferRequest { wait_for: v1::WaitFor::Signed.into(), ..asked.clone() };
+    client.inference.infer(signed).await.unwrap();
+
     let (transport, origin) = node.untimed();
     let mut untimed = InferenceServiceClient::with_origin(transport, origin);
     let request = with_timeout(asked.clone(), Duration::from_millis(60));

@@ -43,6 +43,7 @@ impl Avx2 {
 #[inline]
 fn scores<const R: usize>(queries: [&[i32]; R], keys: &[KeyPair], out: &mut [[i32; KEYS]; R]) {
     let mut acc = [[_mm256_setzero_si256(); 4]; R];
+    let queries = queries.map(|query| &query[..keys.len()]);
     for (pair, keys) in keys.iter().enumerate() {
         let keys: &[[i16; 16]] = keys.as_chunks().0;
         let keys =
@@ -91,6 +92,7 @@ fn weigh<const SIGNED: bool, const V: usize>(
     for (codes, values) in codes.iter().zip(values.chunks(width)) {
         let code = _mm256_set1_epi32(i32::from_le_bytes(codes.map(i8::cast_unsigned)));
         let magnitude = if SIGNED { _mm256_abs_epi8(code) } else { code };
+        let values: &[_; V] = values.first_chunk().expect("so many registers are left");
         for v in 0..V {
             let value = load_codes(&values[v]);
             // A value's code is -127 at least, so its negative is a byte too.

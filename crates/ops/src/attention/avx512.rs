@@ -46,6 +46,7 @@ impl Avx512 {
 #[inline]
 fn scores<const R: usize>(queries: [&[i32]; R], keys: &[KeyPair], out: &mut [[i32; KEYS]; R]) {
     let mut acc = [[_mm512_setzero_si512(); 2]; R];
+    let queries = queries.map(|query| &query[..keys.len()]);
     for (pair, keys) in keys.iter().enumerate() {
         let keys: &[[i16; 32]] = keys.as_chunks().0;
         let keys = [load_keys(&keys[0]), load_keys(&keys[1])];
@@ -94,6 +95,7 @@ fn weigh<const SIGNED: bool, const V: usize>(
         let code = _mm512_set1_epi32(i32::from_le_bytes(codes.map(i8::cast_unsigned)));
         let magnitude = if SIGNED { _mm512_abs_epi8(code) } else { code };
         let negative = _mm512_movepi8_mask(code);
+        let values: &[_; V] = values.first_chunk().expect("so many registers are left");
         for v in 0..V {
             let mut value = load_codes(&values[v]);
             if SIGNED {

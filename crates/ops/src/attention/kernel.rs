@@ -11,7 +11,7 @@ use hyperion_primitives::limits::{HEAD_DIM_MAX, KEY_BLOCK, SAT};
 use super::packed::{Head, KEYS, QUAD};
 use crate::{
     cpu::Products,
-    lanes::{Lanes, half, scale},
+    lanes::{Lanes, Work, half, scale},
     quantize::{
         KMIN, KMIN_SCORE, Quantizer, RowScale,
         kernel::{encode, encode_fine, quantize},
@@ -29,11 +29,18 @@ const COLUMNS: usize = HEAD_DIM_MAX as usize;
 pub(crate) struct Scratch {
     /// Scores, then exponentials, one row of the padded keys per query.
     scores: Vec<i32>,
-    weights: [i32; SPAN],
-    codes: [[i8; SPAN]; 2],
     query: [i8; COLUMNS],
     pairs: [[i32; COLUMNS / 2]; 2],
+    block: BlockScratch,
     context: [i64; COLUMNS],
+}
+
+/// Room for one block of one row.
+#[derive(Debug)]
+struct BlockScratch {
+    weights: [i32; SPAN],
+    codes: [[i8; SPAN]; 2],
+    sums: [[i32; COLUMNS]; 2],
 }
 
 impl Scratch {
@@ -48,12 +55,12 @@ impl Scratch {
         let mut scores = Vec::new();
         scores.try_reserve_exact(len).ok()?;
         scores.resize(len, 0);
+        let sums = [[0; COLUMNS]; 2];
         Some(Self {
             scores,
-            weights: [0; SPAN],
-            codes: [[0; SPAN]; 2],
             query: [0; COLUMNS],
             pairs: [[0; COLUMNS / 2]; 2],
+            block: BlockScratch { weights: [0; SPAN], codes: [[0; SPAN]; 2], sums },
             context: [0; COLUMNS],
         })
     }
@@ -68,42 +75,73 @@ pub(crate) struct Query<'a> {
     pub(crate) visible: Range<usize>,
 }
 
-/// Attends from `R` rows; `first` is the absolute position of row 0 of the keys. Each `out` is `[head_dim]`.
-#[inline(always)]
-pub(crate) fn attend<K: Products, const R: usize>(
-    k: K,
-    (p15, first): (bool, usize),
-    head: &Head,
-    scratch: &mut Scratch,
-    queries: &[Query<'_>; R],
-    out: [&mut [i32]; R],
-) {
-    score(k, head, scratch, queries);
-    for (row, (query, out)) in queries.iter().zip(out).enumerate() {
+/// Attends from `R` rows of a head.
+#[derive(Debug)]
+pub(crate) struct Attend<'a, const R: usize> {
+    /// Whether attention weights have 15 bits.
+    pub(crate) p15: bool,
+    /// Absolute position of the first key.
+    pub(crate) first: usize,
+    pub(crate) head: &'a Head,
+    pub(crate) scratch: &'a mut Scratch,
+    pub(crate) queries: [Query<'a>; R],
+    /// `[head_dim]` each.
+    pub(crate) out: [&'a mut [i32]; R],
+}
+
+impl<K: Products, const R: usize> Work<K> for Attend<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, k: K) {
+        let Self { p15, first, head, scratch, queries, out } = self;
+        score(k, head, scratch, &queries);
         let padded = head.rows.next_multiple_of(KEYS);
-        let Scratch { scores, weights, codes, context, .. } = scratch;
-        let scores = &mut scores[row * padded..][..padded];
-        let sum = exponentials(k, scores, query.visible.clone());
-        let sum_shift = bit_length(sum) - 16;
-        let inverse = u32::try_from((1 << 31) / (sum >> sum_shift)).expect("2^16 at most");
-        let mut blocks = Blocks { start: query.visible.start, end: query.visible.end, first };
-        let block = Block { k, p15, head, scores, inverse, sum_shift };
-        let whole = blocks.next().expect("a row sees a key");
-        let Some(mut next) = blocks.next() else {
-            block.values(whole, weights, codes, |column, y| out[column] = sat(y));
-            continue;
-        };
-        block.values(whole, weights, codes, |column, y| context[column] = y);
-        loop {
-            block.values(next, weights, codes, |column, y| context[column] += y);
-            match blocks.next() {
-                Some(block) => next = block,
-                None => break,
+        let rows = scratch.scores.chunks_exact_mut(padded.max(1));
+        for ((query, out), scores) in queries.iter().zip(out).zip(rows) {
+            let sum = exponentials(k, scores, &query.visible);
+            let sum_shift = bit_length(sum) - 16;
+            let inverse = u32::try_from((1 << 31) / (sum >> sum_shift)).expect("2^16 at most");
+            let block = Block { k, p15, head, scores, inverse, sum_shift };
+            let Range { mut start, end } = query.visible;
+            let stop = block_end(first, start).min(end);
+            block.sum(start..stop, &mut scratch.block);
+            if stop == end && !p15 {
+                // One block: its sums, saturated already, are the result.
+                out.copy_from_slice(&scratch.block.sums[0][..head.head_dim]);
+                continue;
+            }
+            let context = &mut scratch.context[..head.head_dim];
+            context.fill(0);
+            collect(p15, &scratch.block, context);
+            start = stop;
+            while start < end {
+                let stop = block_end(first, start).min(end);
+                block.sum(start..stop, &mut scratch.block);
+                collect(p15, &scratch.block, context);
+                start = stop;
+            }
+            for (out, sum) in out.iter_mut().zip(&*context) {
+                *out = sat(*sum);
             }
         }
-        for (out, sum) in out.iter_mut().zip(&context[..]) {
-            *out = sat(*sum);
-        }
+    }
+}
+
+/// The row after `row` at which the next block of absolute positions starts.
+#[inline(always)]
+fn block_end(first: usize, row: usize) -> usize {
+    let block = KEY_BLOCK as usize;
+    (first + row) / block * block + block - first
+}
+
+/// Adds what a block adds to each column.
+#[inline(always)]
+fn collect(p15: bool, block: &BlockScratch, context: &mut [i64]) {
+    let [high, low] = &block.sums;
+    for (column, context) in context.iter_mut().enumerate() {
+        let low = if p15 { i64::from(low[column]) } else { 0 };
+        *context += i64::from(high[column]) + low;
     }
 }
 
@@ -138,10 +176,10 @@ fn score<K: Products, const R: usize>(
                 Some(shift) => {
                     let m = &head.key_multipliers[panel * KEYS..][..KEYS];
                     let (mantissa, half) = (k.splat(steps[row].mantissa.into()), half(k, shift));
-                    for at in (0..KEYS).step_by(K::WIDTH) {
-                        let m = k.mul(k.load(&m[at..]), mantissa);
-                        let t = scale(k, k.load(&acc[row][at..]), m, half, shift);
-                        k.store(t, &mut out[at..]);
+                    let words = acc[row].chunks_exact(K::WIDTH).zip(m.chunks_exact(K::WIDTH));
+                    for (out, (acc, m)) in out.chunks_exact_mut(K::WIDTH).zip(words) {
+                        let m = k.mul(k.load(m), mantissa);
+                        k.store(scale(k, k.load(acc), m, half, shift), out);
                     }
                 }
                 None => score_each(head, steps[row], panel, &acc[row], out),
@@ -177,63 +215,43 @@ fn score_each(head: &Head, query: RowScale, panel: usize, acc: &[i32], out: &mut
 
 /// Replaces scores by exponentials, `2^23` at the top, and returns their sum; only visible ones count.
 #[inline(always)]
-fn exponentials<L: Lanes>(l: L, scores: &mut [i32], visible: Range<usize>) -> u64 {
+fn exponentials<L: Lanes>(l: L, scores: &mut [i32], visible: &Range<usize>) -> u64 {
+    let start = visible.start / L::WIDTH * L::WIDTH;
+    let scores = &mut scores[start..visible.end.next_multiple_of(L::WIDTH)];
     let least = l.splat(i32::MIN);
     let mut top = least;
-    each_word::<L>(&visible, |at, from, to, whole| {
-        let t = l.load(&scores[at..]);
-        top = l.max(top, if whole { t } else { l.within(t, from, to, least) });
-    });
+    for (word, scores) in scores.chunks_exact(L::WIDTH).enumerate() {
+        top = l.max(top, only(l, l.load(scores), start + word * L::WIDTH, visible, least));
+    }
     let top = l.splat(l.greatest(top));
     let (five, zero) = (l.splat(5), l.splat(0));
     // A lane collects 2^23 per word at most, so it is emptied every 128 words.
-    let (mut sum, mut sums, mut words) = (0, zero, 0);
-    each_word::<L>(&visible, |at, from, to, whole| {
-        let below = l.sub(top, l.load(&scores[at..]));
-        // A distance of 24 octaves or more shifts everything out.
-        let octaves = l.add(l.shift_right(below, 8), five);
-        let e = l.shift_right_each(l.lookup(&EXP2, below), octaves);
-        let e = if whole { e } else { l.within(e, from, to, zero) };
-        l.store(e, &mut scores[at..]);
-        sums = l.add(sums, e);
-        words += 1;
-        if words % 128 == 0 {
-            sum += l.total(sums);
-            sums = zero;
+    let (mut sum, mut at) = (0, start);
+    for scores in scores.chunks_mut(128 * L::WIDTH) {
+        let mut sums = zero;
+        for scores in scores.chunks_exact_mut(L::WIDTH) {
+            let below = l.sub(top, l.load(scores));
+            // A distance of 24 octaves or more shifts everything out.
+            let octaves = l.add(l.shift_right(below, 8), five);
+            let e = l.shift_right_each(l.lookup(&EXP2, below), octaves);
+            let e = only(l, e, at, visible, zero);
+            l.store(e, scores);
+            sums = l.add(sums, e);
+            at += L::WIDTH;
         }
-    });
-    (sum + l.total(sums)).cast_unsigned()
+        sum += l.total(sums);
+    }
+    sum.cast_unsigned()
 }
 
-/// Calls `f` with the place of each word that holds part of `range`, the part's bounds in the word, and
-/// whether it is all of it.
+/// The lanes of the word at `at` that are in `rows`, and `other` elsewhere.
 #[inline(always)]
-fn each_word<L: Lanes>(range: &Range<usize>, mut f: impl FnMut(usize, isize, isize, bool)) {
-    let (start, end) = (range.start.cast_signed(), range.end.cast_signed());
-    for at in (range.start / L::WIDTH * L::WIDTH..range.end).step_by(L::WIDTH) {
-        let (from, to) = (start - at.cast_signed(), end - at.cast_signed());
-        f(at, from, to, from <= 0 && to >= L::WIDTH.cast_signed());
+fn only<L: Lanes>(l: L, x: L::Word, at: usize, rows: &Range<usize>, other: L::Word) -> L::Word {
+    if rows.start <= at && at + L::WIDTH <= rows.end {
+        return x;
     }
-}
-
-/// The blocks of absolute positions that a row sees, as rows.
-struct Blocks {
-    start: usize,
-    end: usize,
-    first: usize,
-}
-
-impl Iterator for Blocks {
-    type Item = Range<usize>;
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<Range<usize>> {
-        let start = self.start;
-        let block = KEY_BLOCK as usize;
-        let end = (self.first + start) / block * block + block - self.first;
-        self.start = end.min(self.end);
-        (start < self.end).then_some(start..self.start)
-    }
+    let (from, to) = (rows.start.cast_signed(), rows.end.cast_signed());
+    l.within(x, from - at.cast_signed(), to - at.cast_signed(), other)
 }
 
 /// What the blocks of a row share.
@@ -248,27 +266,17 @@ struct Block<'a, K> {
 }
 
 impl<K: Products> Block<'_, K> {
-    /// Hands out what the block adds to each column.
+    /// Leaves what the block adds to each column in the scratch: high halves, or all, and low halves.
     #[inline(always)]
-    fn values(
-        self,
-        rows: Range<usize>,
-        weights: &mut [i32; SPAN],
-        codes: &mut [[i8; SPAN]; 2],
-        mut each: impl FnMut(usize, i64),
-    ) {
+    fn sum(self, rows: Range<usize>, scratch: &mut BlockScratch) {
         let Self { k, head, .. } = self;
         let start = rows.start / KEYS * KEYS;
         let end = rows.end.next_multiple_of(KEYS);
+        let BlockScratch { weights, codes: [hi, lo], sums } = scratch;
         let weights = &mut weights[..end - start];
-        let (peak, exponent_max) = self.weigh(rows, start, weights);
+        let (peak, exponent_max) = self.weigh(&rows, start, weights);
         let quantizer = Quantizer::new(peak, KMIN);
-        let [hi, lo] = codes.each_mut().map(|codes| &mut codes[..end - start]);
-        if self.p15 {
-            encode_fine(k, quantizer, weights, hi, lo);
-        } else {
-            encode(k, quantizer, weights, hi);
-        }
+        let (hi, lo) = (&mut hi[..end - start], &mut lo[..end - start]);
         let mantissa = i64::from(quantizer.scale.mantissa);
         // Ap * G <= 255 * 2^16, so M is below 2^16.
         let multiplier = rshr(mantissa * i64::from(self.inverse), 8);
@@ -277,89 +285,62 @@ impl<K: Products> Block<'_, K> {
         let shift = 23 + self.sum_shift.cast_signed() - exponents;
 
         let values = head.values(start / QUAD, end / QUAD);
-        let mut acc = [[0; COLUMNS]; 2];
-        let width = head.value_width();
-        k.values(hi.as_chunks().0, values, &mut acc[0][..width]);
+        let [high_sums, low_sums] = sums.each_mut().map(|sums| &mut sums[..head.value_width()]);
+        high_sums.fill(0);
         if self.p15 {
-            k.values_signed(lo.as_chunks().0, values, &mut acc[1][..width]);
+            encode_fine(k, quantizer, weights, [&mut *hi, &mut *lo]);
+            low_sums.fill(0);
+            k.values_signed(lo.as_chunks().0, values, low_sums);
+            requantize(k, fit(multiplier, shift + 7), low_sums);
+        } else {
+            encode(k, quantizer, weights, hi);
         }
-        let high = Requantizer::new(fit(multiplier, shift));
-        let low = Requantizer::new(fit(multiplier, shift + 7));
-        let mut word = [[0; 16]; 2];
-        for at in (0..head.head_dim).step_by(K::WIDTH) {
-            let columns = (head.head_dim - at).min(K::WIDTH);
-            high.word(k, &acc[0][at..], &mut word[0]);
-            if self.p15 {
-                low.word(k, &acc[1][at..], &mut word[1]);
-            }
-            let sums = word[0].iter().zip(&word[1]).take(columns);
-            for (column, (high, low)) in sums.enumerate() {
-                each(at + column, i64::from(*high) + i64::from(*low));
-            }
-        }
+        k.values(hi.as_chunks().0, values, high_sums);
+        requantize(k, fit(multiplier, shift), high_sums);
     }
 
     /// Writes `w` of the keys from `start` on, 0 for those not in `rows`; the largest, and `kmax`.
     #[inline(always)]
-    fn weigh(self, rows: Range<usize>, start: usize, weights: &mut [i32]) -> (u32, i32) {
+    fn weigh(self, rows: &Range<usize>, start: usize, weights: &mut [i32]) -> (u32, i32) {
         let Self { k, head, scores, .. } = self;
-        let (exponents, mantissas) = (&head.value_steps.exponents, &head.value_steps.mantissas);
+        let place = start..start + weights.len();
+        let exponents = &head.value_steps.exponents[place.clone()];
+        let mantissas = &head.value_steps.mantissas[place.clone()];
         let least = k.splat(i32::MIN);
-        let mut greatest = least;
-        each_word::<K>(&rows, |at, from, to, whole| {
-            let exponent = k.load(&exponents[at..]);
-            let exponent = if whole { exponent } else { k.within(exponent, from, to, least) };
-            greatest = k.max(greatest, exponent);
-        });
+        let (mut greatest, mut at) = (least, start);
+        for exponents in exponents.chunks_exact(K::WIDTH) {
+            greatest = k.max(greatest, only(k, k.load(exponents), at, rows, least));
+            at += K::WIDTH;
+        }
         let exponent_max = k.greatest(greatest);
         let (top, zero) = (k.splat(exponent_max), k.splat(0));
-        let mut peak = k.splat(1);
-        let (from, to) = (rows.start.cast_signed(), rows.end.cast_signed());
-        for (i, out) in weights.chunks_exact_mut(K::WIDTH).enumerate() {
-            let at = start + i * K::WIDTH;
+        let (mut peak, mut at) = (k.splat(1), start);
+        let steps = mantissas.chunks_exact(K::WIDTH).zip(exponents.chunks_exact(K::WIDTH));
+        let words = scores[place].chunks_exact(K::WIDTH).zip(steps);
+        for (out, (e, (mantissas, exponents))) in weights.chunks_exact_mut(K::WIDTH).zip(words) {
             // e <= 2^23 and A <= 255, so a weight has 31 bits; one shifted by 31 or more is 0.
-            let w = k.mul(k.load(&scores[at..]), k.load(&mantissas[at..]));
-            let w = k.shift_right_each(w, k.sub(top, k.load(&exponents[at..])));
-            let (from, to) = (from - at.cast_signed(), to - at.cast_signed());
-            let whole = from <= 0 && to >= K::WIDTH.cast_signed();
-            let w = if whole { w } else { k.within(w, from, to, zero) };
+            let w = k.mul(k.load(e), k.load(mantissas));
+            let w = k.shift_right_each(w, k.sub(top, k.load(exponents)));
+            let w = only(k, w, at, rows, zero);
             peak = k.max(peak, w);
             k.store(w, out);
+            at += K::WIDTH;
         }
         (k.greatest(peak).unsigned_abs(), exponent_max)
     }
 }
 
-/// Multiplier and shift of a row's columns, and whether a word of them can be requantized at once.
-#[derive(Clone, Copy)]
-struct Requantizer {
-    multiplier: u32,
-    shift: i32,
-    at_once: Option<u32>,
-}
-
-impl Requantizer {
-    #[inline(always)]
-    fn new((multiplier, shift): (u32, i32)) -> Self {
-        // A block's sum is below 2^22.
-        let at_once = u32::try_from(shift).ok().filter(|shift| {
-            *shift > 0 && (u64::from(multiplier) << 22 >> shift) < u64::from(SAT.unsigned_abs())
-        });
-        Self { multiplier, shift, at_once }
-    }
-
-    #[inline(always)]
-    fn word<L: Lanes>(self, l: L, acc: &[i32], out: &mut [i32; 16]) {
-        match self.at_once {
-            Some(shift) => {
-                let m = l.splat(self.multiplier.cast_signed());
-                l.store(scale(l, l.load(acc), m, half(l, shift), shift), out);
-            }
-            None => {
-                for (out, acc) in out.iter_mut().zip(&acc[..L::WIDTH]) {
-                    *out = req(*acc, self.multiplier, self.shift);
-                }
-            }
-        }
+/// Requantizes a block's sums, each below `2^22`, with one multiplier and shift; whole words.
+#[inline(always)]
+fn requantize<L: Lanes>(l: L, (multiplier, shift): (u32, i32), sums: &mut [i32]) {
+    let fits = |shift: &u32| {
+        *shift > 0 && ((u64::from(multiplier) << 22) >> shift) < u64::from(SAT.unsigned_abs())
+    };
+    let Some(shift) = u32::try_from(shift).ok().filter(fits) else {
+        return sums.iter_mut().for_each(|sum| *sum = req(*sum, multiplier, shift));
+    };
+    let (m, half) = (l.splat(multiplier.cast_signed()), half(l, shift));
+    for sums in sums.chunks_exact_mut(L::WIDTH) {
+        l.store(scale(l, l.load(sums), m, half, shift), sums);
     }
 }

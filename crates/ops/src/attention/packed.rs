@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use crate::{
     cpu::Aligned,
-    lanes::Lanes,
+    lanes::{Lanes, Work},
     quantize::{KMIN, KMIN_SCORE, kernel::quantize},
 };
 
@@ -101,7 +101,7 @@ impl Head {
 
     /// Quantizes and packs one row of keys and one of values.
     #[inline(always)]
-    pub(crate) fn set<L: Lanes>(&mut self, l: L, row: usize, k: &[i32], v: &[i32]) {
+    fn set<L: Lanes>(&mut self, l: L, row: usize, k: &[i32], v: &[i32]) {
         let codes = &mut self.codes[..k.len().next_multiple_of(32)];
         let scale = quantize(l, k, KMIN_SCORE, codes);
         self.key_steps.mantissas[row] = scale.mantissa.into();
@@ -125,7 +125,7 @@ impl Head {
     }
 
     /// Brings the steps of all keys to one exponent, once every row is set.
-    pub(crate) fn finish(&mut self) {
+    fn finish(&mut self) {
         let exponents = &self.key_steps.exponents[..self.rows];
         let least = exponents.iter().copied().min().unwrap_or(0);
         let greatest = exponents.iter().copied().max().unwrap_or(0);
@@ -162,6 +162,41 @@ impl Head {
     pub(crate) fn values(&self, quad: usize, end: usize) -> &[i8] {
         let width = QUAD * self.value_width();
         &self.values.as_slice()[quad * width..end * width]
+    }
+}
+
+/// Rows of a matrix: `[rows, width]`, from one to the next `stride` elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows<'a> {
+    pub(crate) elements: &'a [i32],
+    pub(crate) stride: usize,
+    pub(crate) width: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// A row.
+    pub(crate) fn row(self, row: usize) -> &'a [i32] {
+        &self.elements[row * self.stride..][..self.width]
+    }
+}
+
+/// Packs every row of a head that has begun.
+#[derive(Debug)]
+pub(crate) struct Pack<'a> {
+    pub(crate) head: &'a mut Head,
+    pub(crate) keys: Rows<'a>,
+    pub(crate) values: Rows<'a>,
+}
+
+impl<L: Lanes> Work<L> for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, l: L) {
+        for row in 0..self.head.rows {
+            self.head.set(l, row, self.keys.row(row), self.values.row(row));
+        }
+        self.head.finish();
     }
 }
 

@@ -2,37 +2,91 @@
 
 use hyperion_primitives::limits::{HEAD_DIM_MAX, SAT};
 
+use super::weights::TableRow;
 use crate::{
     PoolMode, RopeShape,
+    lanes::{Lanes, work},
     rope::{cos_sin, turn},
     round::{bit_length, inv_root, rshr, sat},
 };
 
+work! {
+    /// [`add`].
+    Add(lhs: &'a [i32], rhs: &'a [i32], out: &'a mut [i32]) -> (), Lanes, |l| add(l, lhs, rhs, out)
+}
+
+work! {
+    /// [`add_to`].
+    AddTo(out: &'a mut [i32], rhs: &'a [i32]) -> (), Lanes, |l| add_to(l, out, rhs)
+}
+
+work! {
+    /// [`multiply`].
+    Gate(gate: &'a [i32], up: &'a [i32], out: &'a mut [i32]) -> (), Lanes, |_l| multiply(gate, up, out)
+}
+
+work! {
+    /// [`smooth`].
+    Smooth(x: &'a [i32], factors: &'a [u16], out: &'a mut [i32]) -> (), Lanes, |_l| smooth(x, factors, out)
+}
+
+work! {
+    /// A table row.
+    Embed(row: TableRow<'a>, out: &'a mut [i32]) -> (), Lanes, |_l| table_row(row, out)
+}
+
+work! {
+    /// A row and a table row.
+    Position(row: TableRow<'a>, x: &'a [i32], learned: &'a mut [i32], out: &'a mut [i32]) -> (), Lanes,
+    |l| {
+        table_row(row, learned);
+        add(l, x, learned, out);
+    }
+}
+
+work! {
+    /// [`rope`].
+    Rope(shape: RopeShape, frequencies: &'a [u64], position: u32, x: &'a [i32], out: &'a mut [i32]) -> (), Lanes,
+    |_l| rope(shape, frequencies, position, x, out)
+}
+
+work! {
+    /// Adds a row to the sums of its columns.
+    Sum(x: &'a [i32], sums: &'a mut [i64]) -> (), Lanes,
+    |_l| {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            // A context has 2^16 rows, so a sum stays below 2^46.
+            *sum = sum.wrapping_add(i64::from(*x));
+        }
+    }
+}
+
+/// Saturating sum of two words within `+-SAT`, which cannot leave an `i32` before it saturates.
+#[inline(always)]
+pub(super) fn saturating_sum<L: Lanes>(l: L, lhs: L::Word, rhs: L::Word) -> L::Word {
+    l.max(l.min(l.add(lhs, rhs), l.splat(SAT)), l.splat(-SAT))
+}
+
 /// Saturating sum, as [`crate::add::add`].
 #[inline(always)]
-pub(super) fn add(lhs: &[i32], rhs: &[i32], out: &mut [i32]) {
-    for ((out, lhs), rhs) in out.iter_mut().zip(lhs).zip(rhs) {
-        *out = sum(*lhs, *rhs);
+fn add<L: Lanes>(l: L, lhs: &[i32], rhs: &[i32], out: &mut [i32]) {
+    let words = lhs.chunks(L::WIDTH).zip(rhs.chunks(L::WIDTH)).zip(out.chunks_mut(L::WIDTH));
+    for ((lhs, rhs), out) in words {
+        l.store_some(saturating_sum(l, l.load_some(lhs), l.load_some(rhs)), out);
     }
 }
 
 /// Saturating sum in place.
 #[inline(always)]
-pub(super) fn add_to(out: &mut [i32], rhs: &[i32]) {
-    for (out, rhs) in out.iter_mut().zip(rhs) {
-        *out = sum(*out, *rhs);
+fn add_to<L: Lanes>(l: L, out: &mut [i32], rhs: &[i32]) {
+    for (out, rhs) in out.chunks_mut(L::WIDTH).zip(rhs.chunks(L::WIDTH)) {
+        l.store_some(saturating_sum(l, l.load_some(out), l.load_some(rhs)), out);
     }
-}
-
-#[inline(always)]
-fn sum(lhs: i32, rhs: i32) -> i32 {
-    // Two numbers within +-SAT stay inside an i32.
-    lhs.wrapping_add(rhs).clamp(-SAT, SAT)
 }
 
 /// Product, as [`crate::gate::gate`].
 #[inline(always)]
-pub(super) fn gate(gate: &[i32], up: &[i32], out: &mut [i32]) {
+fn multiply(gate: &[i32], up: &[i32], out: &mut [i32]) {
     for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
         // Below 2^60, rounding term and all.
         *out = sat((i64::from(*gate) * i64::from(*up)).wrapping_add(1 << 15) >> 16);
@@ -41,7 +95,7 @@ pub(super) fn gate(gate: &[i32], up: &[i32], out: &mut [i32]) {
 
 /// Product with Q14 factors, as [`crate::quantize::smooth`].
 #[inline(always)]
-pub(super) fn smooth(x: &[i32], factors: &[u16], out: &mut [i32]) {
+fn smooth(x: &[i32], factors: &[u16], out: &mut [i32]) {
     for ((out, x), factor) in out.iter_mut().zip(x).zip(factors) {
         // Below 2^46.
         *out = sat((i64::from(*x) * i64::from(*factor)).wrapping_add(1 << 13) >> 14);
@@ -50,7 +104,7 @@ pub(super) fn smooth(x: &[i32], factors: &[u16], out: &mut [i32]) {
 
 /// A table row in Q16, as [`crate::embed::embed`].
 #[inline(always)]
-pub(super) fn embed<C: Copy + Into<i32>>(codes: &[C], step: (u8, i8), out: &mut [i32]) {
+fn embed<C: Copy + Into<i32>>(codes: &[C], step: (u8, i8), out: &mut [i32]) {
     let (mantissa, shift) = (i32::from(step.0), i32::from(step.1) - 16);
     for (out, code) in out.iter_mut().zip(codes) {
         // |code * B| < 2^23.
@@ -65,7 +119,7 @@ pub(super) fn embed<C: Copy + Into<i32>>(codes: &[C], step: (u8, i8), out: &mut 
 
 /// Turns the pairs of every head of a row, as [`crate::rope::rope`].
 #[inline(always)]
-pub(super) fn rope(
+fn rope(
     shape: RopeShape,
     frequencies: &[u64],
     position: u32,
@@ -88,22 +142,20 @@ pub(super) fn rope(
     }
 }
 
-/// `S` of each column of a sequence's rows, as [`crate::pool`](mod@crate::pool) defines it.
 #[inline(always)]
-pub(super) fn pool_sums<'r>(
-    mode: PoolMode,
-    mut rows: impl DoubleEndedIterator<Item = &'r [i32]>,
-    sums: &mut [i64],
-) {
-    let mut add = |row: Option<&[i32]>| {
-        for (sum, x) in sums.iter_mut().zip(row.unwrap_or_default()) {
-            *sum += i64::from(*x);
-        }
-    };
+fn table_row(row: TableRow<'_>, out: &mut [i32]) {
+    match row {
+        TableRow::Bytes(codes, step) => embed(codes, step, out),
+        TableRow::Halves(codes, step) => embed(codes, step, out),
+    }
+}
+
+/// The rows of a sequence of `rows` rows that a mode sums.
+pub(super) fn pooled(mode: PoolMode, rows: usize) -> core::ops::Range<usize> {
     match mode {
-        PoolMode::Mean => rows.for_each(|row| add(Some(row))),
-        PoolMode::First => add(rows.next()),
-        PoolMode::Last => add(rows.next_back()),
+        PoolMode::Mean => 0..rows,
+        PoolMode::First => 0..1,
+        PoolMode::Last => rows - 1..rows,
     }
 }
 

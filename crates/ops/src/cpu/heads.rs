@@ -6,7 +6,10 @@ use core::ops::Range;
 use super::{Aligned, Products, matrix::Extent, region::AttentionStep, worker::Worker};
 use crate::{
     Sequence, View,
-    attention::kernel::{Query, attend},
+    attention::{
+        kernel::{Attend, Query},
+        packed::{Pack, Rows},
+    },
 };
 
 /// The query heads that share one head of keys and values, in one sequence.
@@ -48,23 +51,19 @@ pub(super) fn run<K: Products>(
     worker: &mut Worker,
 ) {
     let (rows, head_dim) = (group.sequence.rows as usize, step.shape.head_dim as usize);
-    let first = group.sequence.row as usize;
+    if rows == 0 {
+        return;
+    }
     let Worker { head, scratch, .. } = worker;
     let columns = |view: View, head: usize| {
-        let extent = Extent { stride: view.stride as usize, ..Extent::new(view) };
-        let words = buffers[extent.buffer].as_slice();
-        move |row: usize| {
-            &words[extent.start + (first + row) * extent.stride + head * head_dim..][..head_dim]
-        }
+        let stride = view.stride as usize;
+        let start = Extent::new(view).start + group.sequence.row as usize * stride + head * head_dim;
+        let elements = &buffers[view.buffer.0 as usize].as_slice()[start..];
+        Rows { elements, stride, width: head_dim }
     };
     let (keys, values) = (columns(step.k, group.kv_head), columns(step.v, group.kv_head));
     head.begin(rows, head_dim);
-    k.vectorize(|| {
-        for row in 0..rows {
-            head.set(k, row, keys(row), values(row));
-        }
-    });
-    head.finish();
+    k.vectorize(Pack { head, keys, values });
 
     let position = group.sequence.position;
     let visible = |row: usize| -> Range<usize> {
@@ -73,21 +72,21 @@ pub(super) fn run<K: Products>(
         let seen = step.shape.visible(position + row, all);
         (seen.start - position) as usize..(seen.end - position) as usize
     };
-    let options = (step.shape.p15, position as usize);
+    let (p15, first) = (step.shape.p15, position as usize);
     let shared = (step.shape.heads / step.shape.kv_heads) as usize;
     for (index, out) in group.out.chunks_exact_mut(rows * head_dim).enumerate() {
-        let query = columns(step.q, group.kv_head * shared + index);
-        let query = |row| Query { q: query(row), visible: visible(row) };
+        let q = columns(step.q, group.kv_head * shared + index);
+        let query = |row| Query { q: q.row(row), visible: visible(row) };
         let mut pairs = out.chunks_exact_mut(2 * head_dim);
         for (pair, out) in (&mut pairs).enumerate() {
-            let row = 2 * pair;
             let (low, high) = out.split_at_mut(head_dim);
-            let queries = [query(row), query(row + 1)];
-            k.vectorize(|| attend(k, options, head, scratch, &queries, [low, high]));
+            let (queries, out) = ([query(2 * pair), query(2 * pair + 1)], [low, high]);
+            k.vectorize(Attend { p15, first, head, scratch, queries, out });
         }
         let out = pairs.into_remainder();
         if !out.is_empty() {
-            k.vectorize(|| attend(k, options, head, scratch, &[query(rows - 1)], [out]));
+            let queries = [query(rows - 1)];
+            k.vectorize(Attend { p15, first, head, scratch, queries, out: [out] });
         }
     }
 }

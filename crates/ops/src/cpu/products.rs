@@ -11,7 +11,8 @@ use crate::{
     },
     gemm::{
         self,
-        packed::{CodeRows, Panel, Plan},
+        packed::{CodeRows, Panel},
+        plan::Plan,
     },
     lanes::{Lanes, portable::Portable},
 };

@@ -3,23 +3,25 @@
 use core::ops::Range;
 
 use super::{
-    Products, elements,
+    Products,
+    elements::{self, saturating_sum},
     matrix::{Output, Part, Place},
     region::{RowStep, Then},
-    weights::{Layer, Packed, Table, TableRow},
+    weights::{Layer, Packed, Table},
     worker::Worker,
 };
 use crate::{
     AttentionShape, Sequence, WeightId,
-    activation::kernel::activation,
+    activation::kernel::{Activation, Nonlinearity},
     argmax::argmax,
-    gemm::packed::PANEL,
-    norm::kernel::norm,
+    gemm::packed::{BLOCK, CodeRows, PANEL, QUAD},
+    lanes::{Lanes, Work},
+    norm::kernel::Norm,
     quantize::{
         KMIN, KMIN_FINE,
-        kernel::{quantize, quantize_fine},
+        kernel::{Quantize, QuantizeFine},
     },
-    requantize::kernel::{requantize, requantize_fine},
+    requantize::kernel::{Ratios, Row},
 };
 
 /// What all parts of a region read.
@@ -60,7 +62,7 @@ pub(super) fn run<K: Products>(
             for row in 0..rows {
                 let ([token, _], out) = out.beside([tokens; 2], row);
                 let token = token[0].cast_unsigned() as usize;
-                k.vectorize(|| embed(table.row(token), out));
+                k.vectorize(elements::Embed { row: table.row(token), out });
             }
         }
         RowStep::Position { table, sequences, input, out } => {
@@ -68,24 +70,18 @@ pub(super) fn run<K: Products>(
             for (row, position) in positions(sequences, first..first + rows) {
                 let ([x, _], out) = out.beside([input; 2], row);
                 let learned = &mut worker.row[..out.len()];
-                k.vectorize(|| {
-                    embed(table.row(position as usize), learned);
-                    elements::add(x, learned, out);
-                });
+                let row = table.row(position as usize);
+                k.vectorize(elements::Position { row, x, learned, out });
             }
         }
         RowStep::Norm { weights, shape, input, out } => {
             let Packed::Norm(weights) = shared.packed(weights) else {
                 panic!("`norm` needs its scale");
             };
-            let (group, mut out) = (shape.group as usize, part.output(out));
+            let mut out = part.output(out);
             for row in 0..rows {
                 let ([x, _], out) = out.beside([input; 2], row);
-                k.vectorize(|| {
-                    for (x, out) in x.chunks_exact(group).zip(out.chunks_exact_mut(group)) {
-                        norm(k, shape, weights, x, out);
-                    }
-                });
+                k.vectorize(Norm { shape, weights, x, out });
             }
         }
         RowStep::Linear { weights, input, out, then } => {
@@ -102,29 +98,28 @@ pub(super) fn run<K: Products>(
             let mut out = part.output(out);
             for (row, position) in positions(sequences, first..first + rows) {
                 let ([x, _], out) = out.beside([input; 2], row);
-                k.vectorize(|| elements::rope(shape, frequencies, position, x, out));
+                k.vectorize(elements::Rope { shape, frequencies, position, x, out });
             }
         }
         RowStep::Activation { table, input, out } => {
             let mut out = part.output(out);
             for row in 0..rows {
                 let ([x, _], out) = out.beside([input; 2], row);
-                out.copy_from_slice(x);
-                k.vectorize(|| activation(k, table, out));
+                k.vectorize(Activation { table, x, out });
             }
         }
         RowStep::Gate { gate, up, out } => {
             let mut out = part.output(out);
             for row in 0..rows {
                 let ([gate, up], out) = out.beside([gate, up], row);
-                k.vectorize(|| elements::gate(gate, up, out));
+                k.vectorize(elements::Gate { gate, up, out });
             }
         }
         RowStep::Add { lhs, rhs, out } => {
             let mut out = part.output(out);
             for row in 0..rows {
                 let ([lhs, rhs], out) = out.beside([lhs, rhs], row);
-                k.vectorize(|| elements::add(lhs, rhs, out));
+                k.vectorize(elements::Add { lhs, rhs, out });
             }
         }
         RowStep::Argmax { input, out } => {
@@ -134,14 +129,6 @@ pub(super) fn run<K: Products>(
                 out[0] = argmax(x).cast_signed();
             }
         }
-    }
-}
-
-#[inline(always)]
-fn embed(row: TableRow<'_>, out: &mut [i32]) {
-    match row {
-        TableRow::Bytes(codes, step) => elements::embed(codes, step, out),
-        TableRow::Halves(codes, step) => elements::embed(codes, step, out),
     }
 }
 
@@ -193,26 +180,25 @@ fn encode<K: Products>(k: K, layer: &Layer, part: &Part<'_>, input: Place, worke
         let mut x = part.row(input, row);
         if let Some(factors) = &layer.smooth {
             let smoothed = &mut worker.row[..x.len()];
-            k.vectorize(|| elements::smooth(x, factors, smoothed));
+            k.vectorize(elements::Smooth { x, factors, out: &mut *smoothed });
             x = smoothed;
         }
         let scale = if layer.shape.a15 {
-            let (hi, lo) = (codes.row_mut(row), low.row_mut(row));
-            let scale = k.vectorize(|| quantize_fine(k, x, KMIN_FINE, hi, lo));
+            let halves = [codes.row_mut(row), low.row_mut(row)];
+            let scale = k.vectorize(QuantizeFine { x, kmin: KMIN_FINE, halves });
             arrange(k, low, row);
             scale
         } else {
-            let codes = codes.row_mut(row);
-            k.vectorize(|| quantize(k, x, KMIN, codes))
+            k.vectorize(Quantize { x, kmin: KMIN, codes: codes.row_mut(row) })
         };
         codes.set_scale(row, scale);
         arrange(k, codes, row);
     }
 }
 
-fn arrange<K: Products>(k: K, codes: &mut crate::gemm::packed::CodeRows, row: usize) {
+fn arrange<K: Products>(k: K, codes: &mut CodeRows, row: usize) {
     let (codes, plans) = codes.plan_mut(row);
-    for (codes, plan) in codes.chunks(4 * crate::gemm::packed::BLOCK).zip(plans) {
+    for (codes, plan) in codes.chunks(QUAD * BLOCK).zip(plans) {
         k.arrange(codes, plan);
     }
 }
@@ -235,32 +221,107 @@ fn multiply<K: Products>(
         if fine {
             k.gemm(panel, low, 0..rows, low_tile.as_mut_slice());
         }
-        let ratios = layer.ratios(index);
-        let start = index * PANEL;
-        let columns = start..(start + PANEL).min(layer.shape.n as usize);
-        k.vectorize(|| {
-            for row in 0..rows {
-                let scale = codes.scale(row);
-                let acc = &tile.as_slice()[row * panel.width..][..panel.width];
-                let acc = [acc, &low_tile.as_slice()[row * panel.width..][..panel.width]];
-                let place = columns.clone();
-                let y = &mut out.row(row)[place.clone()];
-                match ratios.shift(scale, fine) {
-                    Some(shift) if fine => {
-                        requantize_fine(k, &ratios, (scale.mantissa, shift), acc, y);
-                    }
-                    Some(shift) => requantize(k, &ratios, (scale.mantissa, shift), acc[0], y),
-                    None => layer.requantize(index, scale, acc, y),
+        let tiles = [tile.as_slice(), low_tile.as_slice()];
+        k.vectorize(Finish { layer, index, codes, tiles, width: panel.width, rows, out, then });
+    }
+}
+
+/// Makes results of a panel's sums.
+struct Finish<'w, 'p, 'b> {
+    layer: &'w Layer,
+    index: usize,
+    codes: &'w CodeRows,
+    tiles: [&'w [i32]; 2],
+    width: usize,
+    rows: usize,
+    out: &'w mut Output<'p, 'b>,
+    then: Then,
+}
+
+impl<L: Lanes> Work<L> for Finish<'_, '_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, l: L) {
+        let Self { layer, index, codes, tiles, width, rows, out, then } = self;
+        let (ratios, fine) = (layer.ratios(index), layer.shape.a15);
+        let columns = index * PANEL..((index + 1) * PANEL).min(layer.shape.n as usize);
+        for row in 0..rows {
+            let scale = codes.scale(row);
+            let acc = tiles.map(|tile| &tile[row * width..][..width]);
+            let place = columns.clone();
+            let (other, y) = match then {
+                Then::Add(other) => {
+                    let ([other, _], y) = out.beside([other; 2], row);
+                    (&other[place.clone()], &mut y[place])
                 }
-                match then {
-                    Then::Nothing => {}
-                    Then::Activation(table) => activation(k, table, y),
-                    Then::Add(other) => {
-                        let ([other, _], y) = out.beside([other; 2], row);
-                        elements::add_to(&mut y[place.clone()], &other[place]);
-                    }
+                Then::Nothing | Then::Activation(_) => (&[][..], &mut out.row(row)[place]),
+            };
+            match ratios.shift(scale, fine) {
+                Some(shift) => {
+                    let row = Row::new(l, scale.mantissa, shift);
+                    finish_row(l, row, (&ratios, fine), acc, (then, other), y);
+                }
+                None => {
+                    layer.requantize(index, scale, acc, y);
+                    finish_slowly(l, (then, other), y);
                 }
             }
-        });
+        }
+    }
+}
+
+/// Requantizes a row and does what comes after, a word at a time.
+#[inline(always)]
+fn finish_row<L: Lanes>(
+    l: L,
+    row: Row<L>,
+    (ratios, fine): (&Ratios<'_>, bool),
+    [hi, lo]: [&[i32]; 2],
+    (then, other): (Then, &[i32]),
+    y: &mut [i32],
+) {
+    let channels = ratios.multipliers.chunks_exact(L::WIDTH).zip(ratios.bias.chunks_exact(L::WIDTH));
+    let words = hi.chunks_exact(L::WIDTH).zip(lo.chunks_exact(L::WIDTH)).zip(channels);
+    let words = words.zip(y.chunks_mut(L::WIDTH));
+    match then {
+        Then::Nothing => {
+            for (sums, y) in words {
+                l.store_some(row_word(l, row, fine, sums), y);
+            }
+        }
+        Then::Activation(table) => {
+            let nonlinearity = Nonlinearity::new(l, table);
+            for (sums, y) in words {
+                l.store_some(nonlinearity.word(l, row_word(l, row, fine, sums)), y);
+            }
+        }
+        Then::Add(_) => {
+            for ((sums, y), other) in words.zip(other.chunks(L::WIDTH)) {
+                l.store_some(saturating_sum(l, row_word(l, row, fine, sums), l.load_some(other)), y);
+            }
+        }
+    }
+}
+
+/// Sums of a word of channels (all, or high and low halves), and the channels' multipliers and biases.
+type Word<'a> = ((&'a [i32], &'a [i32]), (&'a [i32], &'a [i32]));
+
+#[inline(always)]
+fn row_word<L: Lanes>(l: L, row: Row<L>, fine: bool, ((hi, lo), (m, bias)): Word<'_>) -> L::Word {
+    if fine { row.word_fine(l, [hi, lo], m, bias) } else { row.word(l, hi, m, bias) }
+}
+
+/// What comes after, for a row that the definition requantized.
+#[cold]
+#[inline(never)]
+fn finish_slowly<L: Lanes>(l: L, (then, other): (Then, &[i32]), y: &mut [i32]) {
+    match then {
+        Then::Nothing => {}
+        Then::Activation(table) => {
+            let x = y.to_vec();
+            l.vectorize(Activation { table, x: &x, out: y });
+        }
+        Then::Add(_) => l.vectorize(elements::AddTo { out: y, rhs: other }),
     }
 }

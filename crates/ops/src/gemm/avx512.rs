@@ -2,8 +2,8 @@
 //!
 //! `vpdpbusd` multiplies four unsigned by four signed bytes and adds all four products to a lane of 32 bits,
 //! without saturation (`vpdpbusds` would saturate). The unsigned operand is a weight with 128 added, and a
-//! row's sum of codes takes that back. A tile of six rows by four registers keeps 24 sums in flight, enough
-//! for two products a cycle at a latency of five.
+//! row's sum of codes takes that back. A tile of eight rows by three registers keeps 24 sums in flight,
+//! enough for two products a cycle at a latency of five.
 #![expect(unsafe_code, reason = "intrinsics; a token proves that the CPU has them")]
 #![expect(clippy::multiple_unsafe_ops_per_block, reason = "registers only: one demand for all")]
 
@@ -13,7 +13,7 @@ use super::packed::{BLOCK, CodeRows, Panel, QUAD};
 use crate::lanes::avx512::Avx512;
 
 /// Rows of a tile.
-const ROWS: usize = 6;
+const ROWS: usize = 8;
 
 /// One quad of `V` times 16 channels.
 type Quad<const V: usize> = [[u8; 64]; V];
@@ -32,8 +32,7 @@ impl Avx512 {
             match panel.width / 16 {
                 1 => multiply::<1>(panel, lhs, rows, tile),
                 2 => multiply::<2>(panel, lhs, rows, tile),
-                3 => multiply::<3>(panel, lhs, rows, tile),
-                _ => multiply::<4>(panel, lhs, rows, tile),
+                _ => multiply::<3>(panel, lhs, rows, tile),
             }
         }
     }
@@ -56,6 +55,8 @@ fn multiply<const V: usize>(
                 3 => tile_rows::<3, V>(quads, lhs, row, block, sums),
                 4 => tile_rows::<4, V>(quads, lhs, row, block, sums),
                 5 => tile_rows::<5, V>(quads, lhs, row, block, sums),
+                6 => tile_rows::<6, V>(quads, lhs, row, block, sums),
+                7 => tile_rows::<7, V>(quads, lhs, row, block, sums),
                 _ => tile_rows::<ROWS, V>(quads, lhs, row, block, sums),
             }
         }

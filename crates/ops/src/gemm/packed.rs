@@ -1,23 +1,24 @@
 //! Operands of a product as kernels read them.
 //!
 //! ```text
-//! weights      panel (64 channels) | quad (4 codes of the depth) | channel | code + 128
+//! weights      panel (48 channels) | quad (4 codes of the depth) | channel | code + 128
 //! activations  row | code                and, per block of 96 quads of a row, a plan
 //! ```
 //!
 //! Four codes of the depth stand side by side because the instructions at hand multiply and sum them in one
-//! step. A block of a panel is 24 KB, so it stays in the first-level cache while all rows of a tile pass.
-//! The last panel is as narrow as a multiple of 16 channels allows. Weights are stored with 128 added, as
+//! step. A block of a panel is 18 KB, so it stays in the first-level cache while all rows of a tile pass
+//! (24 KB do not quite). The last panel is as narrow as a multiple of 16 channels allows. Weights are stored with 128 added, as
 //! the model file has them: the instructions want one operand unsigned.
 
 use alloc::{vec, vec::Vec};
 
 use hyperion_primitives::w8r::GROUP_BYTES;
 
+use super::plan::Plan;
 use crate::{cpu::Aligned, quantize::RowScale};
 
 /// Channels of a panel; the last may have fewer.
-pub(crate) const PANEL: usize = 64;
+pub(crate) const PANEL: usize = 48;
 /// Narrower panels are padded to a multiple of this.
 const PANEL_STEP: usize = 16;
 /// Codes that one instruction multiplies and sums per channel.
@@ -38,7 +39,7 @@ pub(crate) struct Panels {
 pub(crate) struct Panel<'a> {
     /// `[depth / 4, width, 4]`, codes with 128 added.
     pub(crate) bytes: &'a [u8],
-    /// Channels: a multiple of 16, 64 at most.
+    /// Channels: a multiple of 16, 48 at most.
     pub(crate) width: usize,
 }
 
@@ -70,7 +71,7 @@ impl Panels {
         self.cols.div_ceil(PANEL)
     }
 
-    /// The channels from `64 * index` on.
+    /// The channels from `48 * index` on.
     pub(crate) fn panel(&self, index: usize) -> Panel<'_> {
         let width = (padded(self.cols) - index * PANEL).min(PANEL);
         let bytes = &self.bytes.as_slice()[index * PANEL * self.depth..][..width * self.depth];
@@ -80,21 +81,6 @@ impl Panels {
 
 fn padded(cols: usize) -> usize {
     cols.next_multiple_of(PANEL_STEP)
-}
-
-/// How the quads of one block of a row are multiplied; an instruction set writes what it reads.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    /// What the sum of products starts from: it takes the 128 of the weights back.
-    pub(crate) base: i32,
-    /// Ends of four lists in `entries`.
-    pub(crate) ends: [u8; 4],
-    /// Places of quads, or of groups of them.
-    pub(crate) entries: [u8; BLOCK],
-}
-
-impl Plan {
-    const EMPTY: Self = Self { base: 0, ends: [0; 4], entries: [0; BLOCK] };
 }
 
 /// Quantized rows.
@@ -116,7 +102,7 @@ impl CodeRows {
     /// Room for `rows` rows of `depth` codes, a multiple of 32; `None` when there is no memory.
     pub(crate) fn new(rows: usize, depth: usize) -> Option<Self> {
         let codes = Aligned::new(rows * depth)?;
-        let plans = vec![Plan::EMPTY; rows * blocks(depth)];
+        let plans = vec![Plan::default(); rows * blocks(depth)];
         Some(Self { depth, codes, plans, scales: vec![RowScale::default(); rows] })
     }
 

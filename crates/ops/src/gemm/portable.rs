@@ -2,7 +2,10 @@
 
 use core::ops::Range;
 
-use super::packed::{BLOCK, CodeRows, PANEL, Panel, Plan, QUAD};
+use super::{
+    packed::{BLOCK, CodeRows, PANEL, Panel, QUAD},
+    plan::Plan,
+};
 
 /// The sum of a block's codes, which is all that this kernel wants to know.
 pub(crate) fn arrange(codes: &[i8], plan: &mut Plan) {

@@ -6,7 +6,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Lanes, Lookup16};
+use super::{Lanes, Lookup16, Work};
 
 /// Proof that this CPU has AVX2: holding one is what makes its methods safe.
 #[derive(Clone, Copy, Debug)]
@@ -33,12 +33,12 @@ impl Lanes for Avx2 {
     type Wide = __m256i;
 
     #[inline(always)]
-    fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
+    fn vectorize<W: Work<Self>>(self, work: W) -> W::Output {
         #[target_feature(enable = "avx2")]
-        fn inner<R>(work: impl FnOnce() -> R) -> R {
-            work()
+        fn inner<W: Work<Avx2>>(l: Avx2, work: W) -> W::Output {
+            work.run(l)
         }
-        registers!(inner(work))
+        registers!(inner(self, work))
     }
 
     #[inline(always)]
@@ -102,11 +102,11 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn within(self, x: __m256i, from: isize, to: isize, other: __m256i) -> __m256i {
-        let bound = |at: isize| registers!(_mm256_set1_epi32(clamped(at)));
         registers!({
             let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-            let before = _mm256_cmpgt_epi32(bound(from), lane);
-            let inside = _mm256_andnot_si256(before, _mm256_cmpgt_epi32(bound(to), lane));
+            let (from, to) = (_mm256_set1_epi32(clamped(from)), _mm256_set1_epi32(clamped(to)));
+            let before = _mm256_cmpgt_epi32(from, lane);
+            let inside = _mm256_andnot_si256(before, _mm256_cmpgt_epi32(to, lane));
             _mm256_blendv_epi8(other, x, inside)
         })
     }
@@ -157,10 +157,10 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn narrow(self, even: __m256i, odd: __m256i, shift: u32) -> __m256i {
-        let count = |by: u32| registers!(_mm_cvtsi32_si128(by.cast_signed()));
         registers!({
-            let even = _mm256_srl_epi64(even, count(shift));
-            let odd = _mm256_sll_epi64(odd, count(32 - shift));
+            let (right, left) = (shift.cast_signed(), (32 - shift).cast_signed());
+            let even = _mm256_srl_epi64(even, _mm_cvtsi32_si128(right));
+            let odd = _mm256_sll_epi64(odd, _mm_cvtsi32_si128(left));
             _mm256_blend_epi32::<0b1010_1010>(even, odd)
         })
     }
@@ -183,8 +183,7 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn store_codes(self, mut x: impl FnMut(usize) -> __m256i, out: &mut [i8; 32]) {
-        let words = [x(0), x(1), x(2), x(3)];
+    fn store_codes(self, words: &[__m256i; 4], out: &mut [i8; 32]) {
         let codes = registers!({
             let low = _mm256_packs_epi32(words[0], words[1]);
             let high = _mm256_packs_epi32(words[2], words[3]);

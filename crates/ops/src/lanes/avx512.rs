@@ -3,7 +3,7 @@
 
 use core::arch::x86_64::*;
 
-use super::{Lanes, Lookup16};
+use super::{Lanes, Lookup16, Work};
 
 /// Proof that this CPU has AVX-512 with VNNI: holding one is what makes its methods safe.
 #[derive(Clone, Copy, Debug)]
@@ -38,12 +38,12 @@ impl Lanes for Avx512 {
     type Wide = __m512i;
 
     #[inline(always)]
-    fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
+    fn vectorize<W: Work<Self>>(self, work: W) -> W::Output {
         #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-        fn inner<R>(work: impl FnOnce() -> R) -> R {
-            work()
+        fn inner<W: Work<Avx512>>(l: Avx512, work: W) -> W::Output {
+            work.run(l)
         }
-        registers!(inner(work))
+        registers!(inner(self, work))
     }
 
     #[inline(always)]
@@ -151,10 +151,10 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn narrow(self, even: __m512i, odd: __m512i, shift: u32) -> __m512i {
-        let count = |by: u32| registers!(_mm_cvtsi32_si128(by.cast_signed()));
         registers!({
-            let even = _mm512_srl_epi64(even, count(shift));
-            let odd = _mm512_sll_epi64(odd, count(32 - shift));
+            let (right, left) = (shift.cast_signed(), (32 - shift).cast_signed());
+            let even = _mm512_srl_epi64(even, _mm_cvtsi32_si128(right));
+            let odd = _mm512_sll_epi64(odd, _mm_cvtsi32_si128(left));
             _mm512_mask_blend_epi32(0b1010_1010_1010_1010, even, odd)
         })
     }
@@ -177,10 +177,9 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn store_codes(self, mut x: impl FnMut(usize) -> __m512i, out: &mut [i8; 32]) {
-        let words = [x(0), x(1)];
+    fn store_codes(self, words: &[__m512i; 4], out: &mut [i8; 32]) {
         let codes = registers!({
-            let [low, high] = words.map(|word| _mm512_cvtepi32_epi8(word));
+            let (low, high) = (_mm512_cvtepi32_epi8(words[0]), _mm512_cvtepi32_epi8(words[1]));
             _mm256_set_m128i(high, low)
         });
         // SAFETY: AVX-512 as `self` proves; 32 bytes are writable by their type, at any alignment.

@@ -1,6 +1,6 @@
 //! The operations of [`Lanes`] as loops over eight lanes.
 
-use super::{Lanes, Lookup16};
+use super::{Lanes, Lookup16, Work};
 
 /// Any CPU.
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +24,8 @@ impl Lanes for Portable {
     type Wide = [i64; 4];
 
     #[inline(always)]
-    fn vectorize<R>(self, work: impl FnOnce() -> R) -> R {
-        work()
+    fn vectorize<W: Work<Self>>(self, work: W) -> W::Output {
+        work.run(self)
     }
 
     #[inline(always)]
@@ -141,12 +141,9 @@ impl Lanes for Portable {
 
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the lanes are codes")]
-    fn store_codes(self, mut x: impl FnMut(usize) -> Word, out: &mut [i8; 32]) {
-        for i in 0..4 {
-            let word = x(i);
-            for (out, x) in out[8 * i..8 * i + 8].iter_mut().zip(word) {
-                *out = x as i8;
-            }
+    fn store_codes(self, words: &[Word; 4], out: &mut [i8; 32]) {
+        for (out, x) in out.iter_mut().zip(words.as_flattened()) {
+            *out = *x as i8;
         }
     }
 }

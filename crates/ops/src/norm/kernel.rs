@@ -4,10 +4,21 @@ use hyperion_primitives::limits::SAT;
 
 use crate::{
     NormKind, NormShape,
-    lanes::{Lanes, half, scale},
+    lanes::{Lanes, half, scale, work},
     quantize::kernel::peak,
     round::{bit_length, inv_root, rshr, sat},
 };
+
+work! {
+    /// Every group of a row.
+    Norm(shape: NormShape, weights: &'a NormWeights, x: &'a [i32], out: &'a mut [i32]) -> (), Lanes,
+    |l| {
+        let group = shape.group as usize;
+        for (x, out) in x.chunks_exact(group).zip(out.chunks_exact_mut(group)) {
+            norm(l, shape, weights, x, out);
+        }
+    }
+}
 
 /// Scale and shift of a group, with their largest magnitudes.
 #[derive(Debug)]

@@ -1,9 +1,21 @@
 //! Quantizes rows, a word at a time.
 
 use crate::{
-    lanes::Lanes,
+    lanes::{Lanes, work},
     quantize::{Quantizer, RowScale},
 };
+
+work! {
+    /// [`quantize`].
+    Quantize(x: &'a [i32], kmin: i32, codes: &'a mut [i8]) -> RowScale, Lanes,
+    |l| quantize(l, x, kmin, codes)
+}
+
+work! {
+    /// [`quantize_fine`].
+    QuantizeFine(x: &'a [i32], kmin: i32, halves: [&'a mut [i8]; 2]) -> RowScale, Lanes,
+    |l| quantize_fine(l, x, kmin, halves)
+}
 
 /// Largest magnitude of a row without `i32::MIN`, 1 at least.
 #[inline(always)]
@@ -34,9 +46,15 @@ pub(crate) fn quantize<L: Lanes>(l: L, x: &[i32], kmin: i32, codes: &mut [i8]) -
 #[inline(always)]
 pub(crate) fn encode<L: Lanes>(l: L, quantizer: Quantizer, x: &[i32], codes: &mut [i8]) {
     let rounding = Rounding::new(l, quantizer, 16);
-    each_group(x, codes.as_chunks_mut().0, |x, codes| {
-        l.store_codes(|i| rounding.code(l, l.load(&x[i * L::WIDTH..])), codes);
-    });
+    let (groups, rest) = x.as_chunks::<32>();
+    let (whole, beyond) = codes.as_chunks_mut::<32>().0.split_at_mut(groups.len());
+    for (x, codes) in groups.iter().zip(whole) {
+        l.store_codes(&rounding.codes(l, x), codes);
+    }
+    if let Some((codes, beyond)) = beyond.split_first_mut() {
+        l.store_codes(&rounding.codes(l, &padded(rest)), codes);
+        beyond.as_flattened_mut().fill(0);
+    }
 }
 
 /// Quantizes a row to 15-bit codes, as [`crate::quantize::quantize_fine`], taken apart into `hi` and `lo`.
@@ -45,11 +63,10 @@ pub(crate) fn quantize_fine<L: Lanes>(
     l: L,
     x: &[i32],
     kmin: i32,
-    hi: &mut [i8],
-    lo: &mut [i8],
+    halves: [&mut [i8]; 2],
 ) -> RowScale {
     let quantizer = Quantizer::new(peak(l, x), kmin);
-    encode_fine(l, quantizer, x, hi, lo);
+    encode_fine(l, quantizer, x, halves);
     quantizer.scale
 }
 
@@ -59,34 +76,41 @@ pub(crate) fn encode_fine<L: Lanes>(
     l: L,
     quantizer: Quantizer,
     x: &[i32],
-    hi: &mut [i8],
-    lo: &mut [i8],
+    [hi, lo]: [&mut [i8]; 2],
 ) {
     let rounding = Rounding::new(l, quantizer, 9);
-    let high = |code| l.shift_right(l.add(code, l.splat(64)), 7);
-    each_group(x, hi.as_chunks_mut().0, |x, hi| {
-        l.store_codes(|i| high(rounding.code(l, l.load(&x[i * L::WIDTH..]))), hi);
-    });
-    each_group(x, lo.as_chunks_mut().0, |x, lo| {
-        let low = |code| l.sub(code, l.mul(high(code), l.splat(128)));
-        l.store_codes(|i| low(rounding.code(l, l.load(&x[i * L::WIDTH..]))), lo);
-    });
+    let (groups, rest) = x.as_chunks::<32>();
+    let (whole_hi, beyond_hi) = hi.as_chunks_mut::<32>().0.split_at_mut(groups.len());
+    let (whole_lo, beyond_lo) = lo.as_chunks_mut::<32>().0.split_at_mut(groups.len());
+    for (x, (hi, lo)) in groups.iter().zip(whole_hi.iter_mut().zip(whole_lo)) {
+        store_halves(l, rounding.codes(l, x), hi, lo);
+    }
+    let first = (beyond_hi.split_first_mut(), beyond_lo.split_first_mut());
+    if let (Some((hi, beyond_hi)), Some((lo, beyond_lo))) = first {
+        store_halves(l, rounding.codes(l, &padded(rest)), hi, lo);
+        beyond_hi.as_flattened_mut().fill(0);
+        beyond_lo.as_flattened_mut().fill(0);
+    }
 }
 
-/// Calls `f` with every 32 elements of `x` and their codes; zeros stand where `x` has ended.
+/// Takes 15-bit codes apart, as [`crate::quantize::split`].
 #[inline(always)]
-fn each_group(x: &[i32], codes: &mut [[i8; 32]], f: impl Fn(&[i32; 32], &mut [i8; 32])) {
-    let (groups, rest) = x.as_chunks::<32>();
-    let (whole, more) = codes.split_at_mut(groups.len());
-    for (x, codes) in groups.iter().zip(whole) {
-        f(x, codes);
+fn store_halves<L: Lanes>(l: L, mut low: [L::Word; 4], hi: &mut [i8; 32], lo: &mut [i8; 32]) {
+    let (half, unit, mut high) = (l.splat(64), l.splat(128), low);
+    for (high, low) in high.iter_mut().zip(&mut low) {
+        *high = l.shift_right(l.add(*low, half), 7);
+        *low = l.sub(*low, l.mul(*high, unit));
     }
-    if let Some((codes, beyond)) = more.split_first_mut() {
-        let mut padded = [0; 32];
-        padded[..rest.len()].copy_from_slice(rest);
-        f(&padded, codes);
-        beyond.as_flattened_mut().fill(0);
-    }
+    l.store_codes(&high, hi);
+    l.store_codes(&low, lo);
+}
+
+/// The last elements of a row, then zeros.
+#[inline(always)]
+fn padded(rest: &[i32]) -> [i32; 32] {
+    let mut padded = [0; 32];
+    padded[..rest.len()].copy_from_slice(rest);
+    padded
 }
 
 /// What a word of a row goes through.
@@ -113,6 +137,16 @@ impl<L: Lanes> Rounding<L> {
             half: l.splat(1 << (shift - 1)),
             shift,
         }
+    }
+
+    /// The codes of 32 elements.
+    #[inline(always)]
+    fn codes(self, l: L, x: &[i32; 32]) -> [L::Word; 4] {
+        let mut words = [self.half; 4];
+        for (word, x) in words.iter_mut().zip(x.chunks_exact(L::WIDTH)) {
+            *word = self.code(l, l.load(x));
+        }
+        words
     }
 
     #[inline(always)]

@@ -48,40 +48,42 @@ impl Ratios<'_> {
     }
 }
 
-/// Requantizes the accumulators of one row and panel, whole words; `out` takes as many as it holds.
-#[inline(always)]
-pub(crate) fn requantize<L: Lanes>(
-    l: L,
-    ratios: &Ratios<'_>,
-    (mantissa, shift): (u8, u32),
-    acc: &[i32],
-    out: &mut [i32],
-) {
-    let (mantissa, half) = (l.splat(mantissa.into()), half(l, shift));
-    for (i, out) in out.chunks_mut(L::WIDTH).enumerate() {
-        let at = i * L::WIDTH;
-        let m = l.mul(l.load(&ratios.multipliers[at..]), mantissa);
-        let y = scale(l, l.load(&acc[at..]), m, half, shift);
-        l.store_some(l.add(y, l.load(&ratios.bias[at..])), out);
-    }
+/// What all channels of a row share.
+#[derive(Clone, Copy)]
+pub(crate) struct Row<L: Lanes> {
+    mantissa: L::Word,
+    shift: u32,
+    half: L::Wide,
+    half_low: L::Wide,
 }
 
-/// Requantizes the accumulators of high and low halves; otherwise as [`requantize`].
-#[inline(always)]
-pub(crate) fn requantize_fine<L: Lanes>(
-    l: L,
-    ratios: &Ratios<'_>,
-    (mantissa, shift): (u8, u32),
-    [hi, lo]: [&[i32]; 2],
-    out: &mut [i32],
-) {
-    let mantissa = l.splat(mantissa.into());
-    let halves = [half(l, shift), half(l, shift + 7)];
-    for (i, out) in out.chunks_mut(L::WIDTH).enumerate() {
-        let at = i * L::WIDTH;
-        let m = l.mul(l.load(&ratios.multipliers[at..]), mantissa);
-        let high = scale(l, l.load(&hi[at..]), m, halves[0], shift);
-        let low = scale(l, l.load(&lo[at..]), m, halves[1], shift + 7);
-        l.store_some(l.add(l.add(high, low), l.load(&ratios.bias[at..])), out);
+impl<L: Lanes> Row<L> {
+    /// A row whose step has this mantissa, with the shift that [`Ratios::shift`] gave.
+    #[inline(always)]
+    pub(crate) fn new(l: L, mantissa: u8, shift: u32) -> Self {
+        let half_low = half(l, (shift + 7).min(32));
+        Self { mantissa: l.splat(mantissa.into()), shift, half: half(l, shift), half_low }
+    }
+
+    /// Requantizes a word of accumulators; `m` and `bias` are those of its channels.
+    #[inline(always)]
+    pub(crate) fn word(self, l: L, acc: &[i32], m: &[i32], bias: &[i32]) -> L::Word {
+        let m = l.mul(l.load(m), self.mantissa);
+        l.add(scale(l, l.load(acc), m, self.half, self.shift), l.load(bias))
+    }
+
+    /// Requantizes a word of accumulators of high and of low halves.
+    #[inline(always)]
+    pub(crate) fn word_fine(
+        self,
+        l: L,
+        [hi, lo]: [&[i32]; 2],
+        m: &[i32],
+        bias: &[i32],
+    ) -> L::Word {
+        let m = l.mul(l.load(m), self.mantissa);
+        let high = scale(l, l.load(hi), m, self.half, self.shift);
+        let low = scale(l, l.load(lo), m, self.half_low, self.shift + 7);
+        l.add(l.add(high, low), l.load(bias))
     }
 }
