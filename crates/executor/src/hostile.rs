@@ -78,12 +78,13 @@ pub fn run(
         let state = relays(precompile);
         while found.calls < calls {
             let count = BLOCK.min(calls - found.calls);
-            let txs: Vec<Candidate> = (0..count)
-                .map(|nonce| Ok(tx(&mut mix, &env, precompile, models, nonce)))
-                .collect();
+            let txs: Vec<Candidate> =
+                (0..count).map(|nonce| Ok(tx(&mut mix, &env, precompile, models, nonce))).collect();
             found.calls += count;
             match executor.execute(&env, &txs, &state, view, answers) {
-                Ok(outcome) => outcome.outcomes.iter().for_each(|outcome| note(&mut found, outcome)),
+                Ok(outcome) => {
+                    outcome.outcomes.iter().for_each(|outcome| note(&mut found, outcome))
+                }
                 Err(error) => {
                     found.aborted += count;
                     found.first_abort.get_or_insert_with(|| error.to_string());
@@ -145,13 +146,7 @@ const fn relay(kind: u8) -> Address {
     Address::with_last_byte(kind)
 }
 
-fn tx(
-    mix: &mut Mix,
-    env: &ExecEnv,
-    precompile: Precompile,
-    models: &[ModelId],
-    nonce: u64,
-) -> Tx {
+fn tx(mix: &mut Mix, env: &ExecEnv, precompile: Precompile, models: &[ModelId], nonce: u64) -> Tx {
     let data = calldata(mix, precompile, models);
     let to = match mix.below(5) {
         0 => precompile.address(),
@@ -254,14 +249,13 @@ fn good(mix: &mut Mix, precompile: Precompile, models: &[ModelId]) -> Vec<u8> {
         }
         (Precompile::Claims, 0) => checkpointCall {}.abi_encode(),
         (Precompile::Claims, 1) => lookupCall { requestId: model }.abi_encode(),
-        (Precompile::Claims, 2) => {
-            lookupOfCall { requestId: model, worker: SENDER }.abi_encode()
-        }
+        (Precompile::Claims, 2) => lookupOfCall { requestId: model, worker: SENDER }.abi_encode(),
         (Precompile::Claims, _) => {
             outputCall { requestId: model, modelId: model, minTier: 1 }.abi_encode()
         }
         (Precompile::Verify, 0) => {
-            verifyProofCall { statement: Bytes::from(vec![1; 40]), proof: Bytes::new() }.abi_encode()
+            verifyProofCall { statement: Bytes::from(vec![1; 40]), proof: Bytes::new() }
+                .abi_encode()
         }
         (Precompile::Verify, 1) => receipt(mix, model),
         (Precompile::Verify, _) => {

@@ -42,7 +42,12 @@ fn a_call_gives_what_the_transaction_gives() {
         ("a classifier", address::INFERENCE, infer(DIGITS.0, image(4, 0)), 16_000_000),
         ("an encoder", address::INFERENCE, infer(ENCODER.0, text(&[5, 6])), 16_000_000),
         ("no model", address::INFERENCE, infer(B256::ZERO, image(4, 0)), 16_000_000),
-        ("a model that no block runs", address::INFERENCE, infer(FOREIGN.0, image(4, 0)), 1_000_000),
+        (
+            "a model that no block runs",
+            address::INFERENCE,
+            infer(FOREIGN.0, image(4, 0)),
+            1_000_000,
+        ),
         ("too little gas", address::INFERENCE, infer(ENCODER.0, text(&[5, 6])), 40_000),
         ("a tensor root", address::VERIFY, root.abi_encode(), 100_000),
         ("a contract", gate, enter(image(7, 5)), 16_000_000),

@@ -32,8 +32,12 @@ const NONE: Sampling = Sampling {
 };
 
 fn infer(model: B256, input: Vec<u8>) -> Vec<u8> {
-    let call =
-        IInference::inferCall { modelId: model, input: input.into(), sampling: NONE, seed: B256::ZERO };
+    let call = IInference::inferCall {
+        modelId: model,
+        input: input.into(),
+        sampling: NONE,
+        seed: B256::ZERO,
+    };
     call.abi_encode()
 }
 
@@ -50,7 +54,14 @@ impl Setup {
         Self { chain, key, probe }
     }
 
-    fn probe(&mut self, kind: u8, target: Address, gas: u64, value: u64, data: Vec<u8>) -> Probe::probeReturn {
+    fn probe(
+        &mut self,
+        kind: u8,
+        target: Address,
+        gas: u64,
+        value: u64,
+        data: Vec<u8>,
+    ) -> Probe::probeReturn {
         let call = Probe::probeCall {
             kind: U256::from(kind),
             target,
@@ -84,7 +95,8 @@ fn every_kind_of_call_gives_the_same_bytes() {
     let mut setup = Setup::new();
     let pixels = image(4, 2);
     for kind in 0..4 {
-        let got = setup.probe(kind, address::INFERENCE, 1_000_000, 0, infer(DIGITS.0, pixels.clone()));
+        let got =
+            setup.probe(kind, address::INFERENCE, 1_000_000, 0, infer(DIGITS.0, pixels.clone()));
         assert!(got.ok, "kind {kind}");
         assert_eq!(got.back, expected(&pixels), "kind {kind}");
         let hash = IInference::inferHashCall {
@@ -170,7 +182,11 @@ fn too_little_gas_consumes_what_was_sent_along_and_returns_nothing() {
     assert!((price + 100..price + 200).contains(&enough.used.to::<u64>()), "{}", enough.used);
 }
 
-fn quoted(setup: &mut Setup, model: B256, input_bytes: u64) -> hyperion_executor::precompile::abi::Quote {
+fn quoted(
+    setup: &mut Setup,
+    model: B256,
+    input_bytes: u64,
+) -> hyperion_executor::precompile::abi::Quote {
     let call = IInference::quoteCall { modelId: model, inputBytes: input_bytes, tokensMax: 0 };
     let got = setup.probe(3, address::INFERENCE, 100_000, 0, call.abi_encode());
     IInference::quoteCall::abi_decode_returns(&got.back).unwrap()
@@ -191,7 +207,8 @@ fn the_charge_is_the_quote() {
         let bytes = input.len() as u64;
         let quote = quoted(&mut setup, model, bytes);
         assert!(quote.fits);
-        let short = setup.probe(0, address::INFERENCE, quote.gasCost - 1, 0, infer(model, input.clone()));
+        let short =
+            setup.probe(0, address::INFERENCE, quote.gasCost - 1, 0, infer(model, input.clone()));
         let enough = setup.probe(0, address::INFERENCE, quote.gasCost, 0, infer(model, input));
         assert_eq!((short.ok, enough.ok), (false, true), "{bytes} bytes");
     }
@@ -205,7 +222,8 @@ fn an_encoder_at_128_tokens_fits_a_transaction() {
     assert_eq!(quote.macs, 10_616_832 * 128 + 4_608 * 128 * 128);
     assert!((2_000_000..2_600_000).contains(&quote.gasCost), "{}", quote.gasCost);
     assert!(quote.gasCost * 7 < 16_777_216);
-    let got = setup.probe(0, address::INFERENCE, quote.gasCost, 0, infer(ENCODER.0, text(&[9; 126])));
+    let got =
+        setup.probe(0, address::INFERENCE, quote.gasCost, 0, infer(ENCODER.0, text(&[9; 126])));
     assert!(got.ok);
 }
 

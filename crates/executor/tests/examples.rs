@@ -239,12 +239,37 @@ fn what_is_no_text_or_no_bounty_says_so() {
     let selector = |error: &[u8]| error[..4].to_vec();
     let cases = [
         ("no frame", ask(unframed, 1, 2, deadline), 1, SemanticBounty::NotAText::SELECTOR),
-        ("a frame around nothing", ask(text(&[]), 1, 2, deadline), 1, SemanticBounty::NotAText::SELECTOR),
-        ("no floor", ask(framed.clone(), 0, 2, deadline), 1, SemanticBounty::BoundsInvalid::SELECTOR),
-        ("a ceiling of one", ask(framed.clone(), 1, 32_768, deadline), 1, SemanticBounty::BoundsInvalid::SELECTOR),
-        ("a ceiling below the floor", ask(framed.clone(), 3, 2, deadline), 1, SemanticBounty::BoundsInvalid::SELECTOR),
+        (
+            "a frame around nothing",
+            ask(text(&[]), 1, 2, deadline),
+            1,
+            SemanticBounty::NotAText::SELECTOR,
+        ),
+        (
+            "no floor",
+            ask(framed.clone(), 0, 2, deadline),
+            1,
+            SemanticBounty::BoundsInvalid::SELECTOR,
+        ),
+        (
+            "a ceiling of one",
+            ask(framed.clone(), 1, 32_768, deadline),
+            1,
+            SemanticBounty::BoundsInvalid::SELECTOR,
+        ),
+        (
+            "a ceiling below the floor",
+            ask(framed.clone(), 3, 2, deadline),
+            1,
+            SemanticBounty::BoundsInvalid::SELECTOR,
+        ),
         ("no reward", ask(framed.clone(), 1, 2, deadline), 0, SemanticBounty::NoReward::SELECTOR),
-        ("a deadline in the past", ask(framed, 1, 2, 5), 1, SemanticBounty::DeadlinePassed::SELECTOR),
+        (
+            "a deadline in the past",
+            ask(framed, 1, 2, 5),
+            1,
+            SemanticBounty::DeadlinePassed::SELECTOR,
+        ),
     ];
     for (name, data, value, want) in cases {
         let tx = key.send(to(bounty.contract), value, data);

@@ -21,7 +21,12 @@ fn random_and_structured_calldata_under_every_kind_of_call() {
         assert_eq!(found.aborted, 0, "{}: {:?}", found.precompile.name(), found.first_abort);
         assert_eq!(found.calls, calls);
         assert_eq!(found.returned + found.refused + found.out_of_gas, calls);
-        assert_eq!(found.untyped, 0, "{}: a revert that no error explains", found.precompile.name());
+        assert_eq!(
+            found.untyped,
+            0,
+            "{}: a revert that no error explains",
+            found.precompile.name()
+        );
         let decides = found.precompile != Precompile::Arbitrate;
         assert_eq!(found.returned > 0, decides, "{}", found.precompile.name());
         assert!(found.refused > 0 && found.out_of_gas > 0, "{}", found.precompile.name());

@@ -60,7 +60,12 @@ fn direct_calls_and_calls_of_contracts_share_one_batch() {
     for seed in 2..8 {
         let mut key = Key::new(seed);
         let own = i32::from(seed);
-        txs.push(key.send_with_gas(direct, 0, infer(ENCODER.0, text(&[u32::from(seed)])), 5_000_000));
+        txs.push(key.send_with_gas(
+            direct,
+            0,
+            infer(ENCODER.0, text(&[u32::from(seed)])),
+            5_000_000,
+        ));
         txs.push(key.send_with_gas(probe, 0, keep(infer(DIGITS.0, image(3, own))), 1_000_000));
         let enter = DigitGate::enterCall { pixels: image(7, own).into() }.abi_encode();
         txs.push(key.send_with_gas(TxKind::Call(gate), 0, enter, 1_000_000));

@@ -56,9 +56,8 @@ fn every_reason() {
     let upper = {
         use alloy_consensus::SignableTransaction as _;
         let signature = key.signature(&small(1).signature_hash());
-        let order: U256 = "0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141"
-            .parse()
-            .unwrap();
+        let order: U256 =
+            "0xfffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364141".parse().unwrap();
         let mirrored = Signature::new(signature.r(), order - signature.s(), !signature.v());
         alloy_consensus::TxEnvelope::from(small(1).into_signed(mirrored)).encoded_2718()
     };
@@ -183,8 +182,11 @@ fn block_gas_is_what_is_left_after_what_was_used() {
 fn a_self_sponsored_delegation_spends_two_nonces() {
     let mut chain = Chain::new();
     let key = Key::new(2);
-    let authorization =
-        Authorization { chain_id: U256::from(CHAIN_ID), address: Address::repeat_byte(0x77), nonce: 1 };
+    let authorization = Authorization {
+        chain_id: U256::from(CHAIN_ID),
+        address: Address::repeat_byte(0x77),
+        nonce: 1,
+    };
     let signature = key.signature(&authorization.signature_hash());
     let tx = TxEip7702 {
         chain_id: CHAIN_ID,

@@ -9,7 +9,7 @@ use common::{
     double::{DIGITS, image},
 };
 use hyperion_executor::{
-    Candidate, ExecutorConfig, Executor, ExecutorError, Mode, Tx,
+    Candidate, Executor, ExecutorConfig, ExecutorError, Mode, Tx,
     precompile::{
         Run, Sampling as RunSampling,
         abi::{IInference, Sampling},
@@ -84,9 +84,8 @@ fn an_answer_that_only_a_wrong_guess_wanted_may_be_lost() {
         call(1, 0, 1),
     ];
     for executor in modes() {
-        let outcome = executor
-            .execute(&chain.env(), &txs, &chain.state, &chain.facts, &answers)
-            .unwrap();
+        let outcome =
+            executor.execute(&chain.env(), &txs, &chain.state, &chain.facts, &answers).unwrap();
         let executed: Vec<_> = outcome.outcomes.iter().map(|o| o.result().is_some()).collect();
         assert_eq!(executed, [true, false, true]);
     }
@@ -98,7 +97,8 @@ fn a_view_that_cannot_be_read_stops_the_block() {
     chain.facts.failure = Some("the disk is gone".to_owned());
     for executor in modes() {
         let txs = [call(1, 0, 1)];
-        let error = executor.execute(&chain.env(), &txs, &chain.state, &chain.facts, &Table::default());
+        let error =
+            executor.execute(&chain.env(), &txs, &chain.state, &chain.facts, &Table::default());
         match error {
             Err(ExecutorError::Fatal { tx: 0, text }) => assert_eq!(text, "the disk is gone"),
             other => panic!("{other:?}"),
@@ -119,13 +119,8 @@ fn an_unfit_environment_is_refused_before_the_first_transaction() {
     for (name, edit) in edits {
         let mut env = chain.env();
         edit(&mut env);
-        let refused = Executor::default().execute(
-            &env,
-            &[],
-            &chain.state,
-            &chain.facts,
-            &Table::default(),
-        );
+        let refused =
+            Executor::default().execute(&env, &[], &chain.state, &chain.facts, &Table::default());
         assert!(matches!(refused, Err(ExecutorError::Header { .. })), "{name}");
     }
 }
@@ -134,7 +129,9 @@ fn an_unfit_environment_is_refused_before_the_first_transaction() {
 #[test]
 fn the_chains_environment_reaches_the_contracts() {
     use hyperion_executor::revm::{
-        bytecode::Bytecode, primitives::{Bytes, U256}, state::AccountInfo,
+        bytecode::Bytecode,
+        primitives::{Bytes, U256},
+        state::AccountInfo,
     };
     let mut chain = Chain::new();
     // Returns one word: what the opcode pushes.

@@ -1,8 +1,8 @@
 //! Every other operator: nanoseconds per element of its result.
 
 use hyperion_ops::{
-    ActivationTable, AttentionShape, Backend, Pairing, PoolMode, RopeShape, Sequence, Step, TableCodes, View,
-    Weights,
+    ActivationTable, AttentionShape, Backend, Pairing, PoolMode, RopeShape, Sequence, Step,
+    TableCodes, View, Weights,
 };
 use hyperion_primitives::{Dtype, Mix, w8r};
 use serde_json::{Map, Value, json};
@@ -18,8 +18,19 @@ static SEQUENCE: [Sequence; 1] = [Sequence { row: 0, rows: ROWS as u32, position
 
 pub(crate) fn run(options: &Options) -> Vec<(&'static str, Value)> {
     let names = [
-        "embed", "position", "norm", "rope", "attention", "attention_causal_p15", "relu", "gelu", "silu", "gate",
-        "add", "pool_unit", "argmax",
+        "embed",
+        "position",
+        "norm",
+        "rope",
+        "attention",
+        "attention_causal_p15",
+        "relu",
+        "gelu",
+        "silu",
+        "gate",
+        "add",
+        "pool_unit",
+        "argmax",
     ];
     let times = names.map(|name| (name.to_owned(), json!(nanoseconds(options, name))));
     vec![("ns_per_element", Value::Object(Map::from_iter(times)))]
@@ -98,7 +109,8 @@ fn table(device: &mut dyn Backend) -> hyperion_ops::WeightId {
     let mut mix = Mix::new(4);
     let mut codes = vec![0; VOCABULARY as usize * WIDTH];
     for row in codes.chunks_exact_mut(WIDTH) {
-        let plain: Vec<i8> = (0..WIDTH).map(|_| mix.below(255) as i8).map(|c| c.max(-127)).collect();
+        let plain: Vec<i8> =
+            (0..WIDTH).map(|_| mix.below(255) as i8).map(|c| c.max(-127)).collect();
         w8r::encode(&plain, row);
     }
     let (mantissas, exponents) = (vec![200; VOCABULARY as usize], vec![14; VOCABULARY as usize]);

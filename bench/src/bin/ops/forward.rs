@@ -45,12 +45,20 @@ fn sequences(batch: u32, length: u32) -> Vec<Sequence> {
 }
 
 /// Packs the blocks, and compares what they compute with the definition on a short batch.
-fn compared<'s>(device: &mut hyperion_ops::Cpu, sequences: &'s [Sequence]) -> (Vec<Step<'s>>, View) {
-    let short = [Sequence { row: 0, rows: 5, position: 0 }, Sequence { row: 5, rows: 3, position: 0 }];
-    rig::compared(device, |device| blocks(device, &short), |device, (steps, out)| {
-        rig::run(device, steps);
-        rig::read(device, *out)
-    });
+fn compared<'s>(
+    device: &mut hyperion_ops::Cpu,
+    sequences: &'s [Sequence],
+) -> (Vec<Step<'s>>, View) {
+    let short =
+        [Sequence { row: 0, rows: 5, position: 0 }, Sequence { row: 5, rows: 3, position: 0 }];
+    rig::compared(
+        device,
+        |device| blocks(device, &short),
+        |device, (steps, out)| {
+            rig::run(device, steps);
+            rig::read(device, *out)
+        },
+    );
     blocks(device, sequences)
 }
 
@@ -69,9 +77,18 @@ fn blocks<'s>(device: &mut dyn Backend, sequences: &'s [Sequence]) -> (Vec<Step<
     let mut steps = Vec::new();
     let mut x = input;
     for block in 0..BLOCKS {
-        let linear = |steps: &mut Vec<Step<'s>>, device: &mut dyn Backend, mix: &mut Mix, input: View, out: View| {
+        let linear = |steps: &mut Vec<Step<'s>>,
+                      device: &mut dyn Backend,
+                      mix: &mut Mix,
+                      input: View,
+                      out: View| {
             let layer = Layer::new(mix, input.width, out.width);
-            steps.push(Step::Linear { weights: layer.pack(device), shape: layer.shape, input, out });
+            steps.push(Step::Linear {
+                weights: layer.pack(device),
+                shape: layer.shape,
+                input,
+                out,
+            });
         };
         linear(&mut steps, device, &mut mix, x, qkv);
         let [q, k, v] = [0, 1, 2].map(|part| qkv.columns(part * WIDTH, WIDTH));

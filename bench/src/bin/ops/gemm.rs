@@ -57,7 +57,8 @@ fn linear(
         &mut device,
         |device| {
             let weights = layer.pack(device);
-            let (input, out) = (rig::matrix(device, rows, k as usize), rig::matrix(device, rows, n as usize));
+            let (input, out) =
+                (rig::matrix(device, rows, k as usize), rig::matrix(device, rows, n as usize));
             rig::write(device, input, &x);
             (Step::Linear { weights, shape: layer.shape, input, out }, out)
         },

@@ -33,11 +33,16 @@ fn main() {
     let mut report = Map::new();
     report.insert("kernels".into(), options.kernels.name().into());
     type Section = fn(&Options) -> Vec<(&'static str, Value)>;
-    let sections: [(&str, Section); 4] =
-        [("peak", peak::run), ("gemm", gemm::run), ("elements", elements::run), ("forward", forward::run)];
+    let sections: [(&str, Section); 4] = [
+        ("peak", peak::run),
+        ("gemm", gemm::run),
+        ("elements", elements::run),
+        ("forward", forward::run),
+    ];
     for (name, section) in sections {
         if options.only.as_deref().is_none_or(|only| only == name) {
-            report.extend(section(&options).into_iter().map(|(key, value)| (key.to_owned(), value)));
+            report
+                .extend(section(&options).into_iter().map(|(key, value)| (key.to_owned(), value)));
         }
     }
     println!("{:#}", Value::Object(report));

@@ -74,7 +74,11 @@ fn grouped() {
                 "vpmaddubsw ymm8, ymm12, ymm13\nvpmaddubsw ymm9, ymm12, ymm13\n",
                 "vpmaddubsw ymm10, ymm12, ymm13\nvpmaddubsw ymm11, ymm12, ymm13\n",
                 "vpaddw ymm8, ymm8, ymm9\nvpaddw ymm10, ymm10, ymm11\nvpaddw ymm8, ymm8, ymm10\n",
-                "vpmaddwd ymm8, ymm8, ymm14\nvpaddd ymm", $sum, ", ymm", $sum, ", ymm8\n",
+                "vpmaddwd ymm8, ymm8, ymm14\nvpaddd ymm",
+                $sum,
+                ", ymm",
+                $sum,
+                ", ymm8\n",
             )
         };
     }

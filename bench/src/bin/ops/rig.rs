@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use hyperion_engine::KernelPool;
 use hyperion_ops::{
-    Backend, Cpu, LinearShape, NormKind, NormShape, Parallel, Reference, Serial, Step, View, WeightId, Weights,
+    Backend, Cpu, LinearShape, NormKind, NormShape, Parallel, Reference, Serial, Step, View,
+    WeightId, Weights,
 };
 use hyperion_primitives::{Dtype, Mix, w8r};
 
@@ -61,7 +62,9 @@ impl Layer {
         let mut codes = vec![0; (n * shape.depth()) as usize];
         for row in codes.chunks_exact_mut(shape.depth() as usize) {
             let plain: Vec<i8> = (0..shape.depth())
-                .map(|i| if i < k { (normal(mix) * 38.0).round().clamp(-127.0, 127.0) as i8 } else { 0 })
+                .map(|i| {
+                    if i < k { (normal(mix) * 38.0).round().clamp(-127.0, 127.0) as i8 } else { 0 }
+                })
                 .collect();
             w8r::encode(&plain, row);
         }
@@ -86,10 +89,13 @@ impl Layer {
 }
 
 /// A layer norm; one column in forty is scaled up, so that codes spread as those of MiniLM do.
-pub(crate) fn pack_norm(mix: &mut Mix, width: u32, device: &mut dyn Backend) -> (WeightId, NormShape) {
-    let gamma: Vec<i32> = (0..width)
-        .map(|i| if i % 40 == 7 { 40_000 } else { 16_384 } + mix.i32(11))
-        .collect();
+pub(crate) fn pack_norm(
+    mix: &mut Mix,
+    width: u32,
+    device: &mut dyn Backend,
+) -> (WeightId, NormShape) {
+    let gamma: Vec<i32> =
+        (0..width).map(|i| if i % 40 == 7 { 40_000 } else { 16_384 } + mix.i32(11)).collect();
     let beta: Vec<i32> = (0..width).map(|_| mix.i32(12)).collect();
     let id = device.pack(&Weights::Norm { gamma: &gamma, beta: Some(&beta) }).expect("memory");
     (id, NormShape::new(NormKind::Layer, 43, width).expect("within the limits"))

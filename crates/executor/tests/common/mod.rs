@@ -208,7 +208,8 @@ impl Chain {
     /// Executes a block in both modes, which must agree, and applies it.
     pub(crate) fn block(&mut self, txs: &[Vec<u8>], answers: &impl Answers) -> BlockOutcome {
         let candidates: Vec<Candidate> = txs.iter().map(|bytes| Tx::decode(bytes)).collect();
-        let outcome = both(&self.executor, &self.env(), &candidates, &self.state, &self.facts, answers);
+        let outcome =
+            both(&self.executor, &self.env(), &candidates, &self.state, &self.facts, answers);
         apply(&mut self.state, &outcome.diff);
         self.height += 1;
         outcome
@@ -239,8 +240,7 @@ pub(crate) fn both(
     let gathered = executor.execute(env, txs, state, facts, answers).unwrap();
     let config = ExecutorConfig { mode: Mode::Sequential, ..ExecutorConfig::default() };
     // A second table, so that the definition's batches are not counted; the doubles are functions.
-    let oracle =
-        Executor::new(config).execute(env, txs, state, facts, &Table::default()).unwrap();
+    let oracle = Executor::new(config).execute(env, txs, state, facts, &Table::default()).unwrap();
     assert_eq!(gathered.outcomes, oracle.outcomes);
     assert_eq!(gathered.diff, oracle.diff);
     assert_eq!(gathered.gas_used, oracle.gas_used);

@@ -119,13 +119,7 @@ fn embed<C: Copy + Into<i32>>(codes: &[C], step: (u8, i8), out: &mut [i32]) {
 
 /// Turns the pairs of every head of a row, as [`crate::rope::rope`].
 #[inline(always)]
-fn rope(
-    shape: RopeShape,
-    frequencies: &[u64],
-    position: u32,
-    x: &[i32],
-    out: &mut [i32],
-) {
+fn rope(shape: RopeShape, frequencies: &[u64], position: u32, x: &[i32], out: &mut [i32]) {
     let head_dim = shape.head_dim as usize;
     let mut angles = [(0, 0); HEAD_DIM_MAX as usize / 2];
     let angles = &mut angles[..frequencies.len()];

@@ -57,7 +57,8 @@ pub(super) fn run<K: Products>(
     let Worker { head, scratch, .. } = worker;
     let columns = |view: View, head: usize| {
         let stride = view.stride as usize;
-        let start = Extent::new(view).start + group.sequence.row as usize * stride + head * head_dim;
+        let start =
+            Extent::new(view).start + group.sequence.row as usize * stride + head * head_dim;
         let elements = &buffers[view.buffer.0 as usize].as_slice()[start..];
         Rows { elements, stride, width: head_dim }
     };

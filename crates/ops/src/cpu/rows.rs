@@ -281,7 +281,8 @@ fn finish_row<L: Lanes>(
     (then, other): (Then, &[i32]),
     y: &mut [i32],
 ) {
-    let channels = ratios.multipliers.chunks_exact(L::WIDTH).zip(ratios.bias.chunks_exact(L::WIDTH));
+    let channels =
+        ratios.multipliers.chunks_exact(L::WIDTH).zip(ratios.bias.chunks_exact(L::WIDTH));
     let words = hi.chunks_exact(L::WIDTH).zip(lo.chunks_exact(L::WIDTH)).zip(channels);
     let words = words.zip(y.chunks_mut(L::WIDTH));
     match then {
@@ -298,7 +299,10 @@ fn finish_row<L: Lanes>(
         }
         Then::Add(_) => {
             for ((sums, y), other) in words.zip(other.chunks(L::WIDTH)) {
-                l.store_some(saturating_sum(l, row_word(l, row, fine, sums), l.load_some(other)), y);
+                l.store_some(
+                    saturating_sum(l, row_word(l, row, fine, sums), l.load_some(other)),
+                    y,
+                );
             }
         }
     }

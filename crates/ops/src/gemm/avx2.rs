@@ -255,10 +255,30 @@ fn fours_of_six(quads: &[Quad<6>], plan: &Plan, acc: &mut [__m256i; 6]) {
     macro_rules! multiply {
         ($low:literal, $high:literal, $code:literal, $at:literal, $next:literal) => {
             concat!(
-                "vmovdqu {", $low, "}, [{weights} + {place} + ", $at, "]\n",
-                "vmovdqu {", $high, "}, [{weights} + {place} + ", $next, "]\n",
-                "vpmaddubsw {", $low, "}, {", $low, "}, {", $code, "}\n",
-                "vpmaddubsw {", $high, "}, {", $high, "}, {", $code, "}\n",
+                "vmovdqu {",
+                $low,
+                "}, [{weights} + {place} + ",
+                $at,
+                "]\n",
+                "vmovdqu {",
+                $high,
+                "}, [{weights} + {place} + ",
+                $next,
+                "]\n",
+                "vpmaddubsw {",
+                $low,
+                "}, {",
+                $low,
+                "}, {",
+                $code,
+                "}\n",
+                "vpmaddubsw {",
+                $high,
+                "}, {",
+                $high,
+                "}, {",
+                $code,
+                "}\n",
             )
         };
     }
@@ -275,8 +295,16 @@ fn fours_of_six(quads: &[Quad<6>], plan: &Plan, acc: &mut [__m256i; 6]) {
                 multiply!("t2", "t3", "c3", $a3, $b3),
                 "vpaddw {t0}, {t0}, {t2}\nvpaddw {t1}, {t1}, {t3}\n",
                 "vpmaddwd {t0}, {t0}, {ones}\nvpmaddwd {t1}, {t1}, {ones}\n",
-                "vpaddd {", $low, "}, {", $low, "}, {t0}\n",
-                "vpaddd {", $high, "}, {", $high, "}, {t1}\n",
+                "vpaddd {",
+                $low,
+                "}, {",
+                $low,
+                "}, {t0}\n",
+                "vpaddd {",
+                $high,
+                "}, {",
+                $high,
+                "}, {t1}\n",
             )
         };
     }

@@ -45,7 +45,8 @@ impl Plan {
     #[inline(always)]
     pub(crate) fn push<const G: usize>(&mut self, quad: usize, codes: &[[i8; QUAD]; G]) {
         assert!(quad + G <= self.quads, "an entry lies inside its block");
-        let (place, words) = self.words[self.len..][..G + 1].split_first_mut().expect("two or more");
+        let (place, words) =
+            self.words[self.len..][..G + 1].split_first_mut().expect("two or more");
         *place = u32::try_from(quad * STRIDE).expect("a block is short");
         for (word, codes) in words.iter_mut().zip(codes) {
             *word = u32::from_le_bytes(codes.map(i8::cast_unsigned));

@@ -74,13 +74,7 @@ impl<L: Lanes> Row<L> {
 
     /// Requantizes a word of accumulators of high and of low halves.
     #[inline(always)]
-    pub(crate) fn word_fine(
-        self,
-        l: L,
-        [hi, lo]: [&[i32]; 2],
-        m: &[i32],
-        bias: &[i32],
-    ) -> L::Word {
+    pub(crate) fn word_fine(self, l: L, [hi, lo]: [&[i32]; 2], m: &[i32], bias: &[i32]) -> L::Word {
         let m = l.mul(l.load(m), self.mantissa);
         let high = scale(l, l.load(hi), m, self.half, self.shift);
         let low = scale(l, l.load(lo), m, self.half_low, self.shift + 7);
