@@ -5,7 +5,8 @@
 use hyperion_primitives::Mix;
 
 /// Numbers that lengths, counts and offsets are replaced by.
-const EXTREMES: [u64; 10] = [0, 1, 0x7f, 0x80, 0xff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, u64::MAX / 2, u64::MAX];
+const EXTREMES: [u64; 10] =
+    [0, 1, 0x7f, 0x80, 0xff, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, u64::MAX / 2, u64::MAX];
 
 /// Turns a valid encoding into something near it.
 #[derive(Debug)]
@@ -21,7 +22,11 @@ impl Mutator {
 
     /// An index below `bound`; 0 when there is nothing to choose from.
     pub fn below(&mut self, bound: usize) -> usize {
-        if bound == 0 { 0 } else { usize::try_from(self.mix.below(bound as u64)).expect("below a usize") }
+        if bound == 0 {
+            0
+        } else {
+            usize::try_from(self.mix.below(bound as u64)).expect("below a usize")
+        }
     }
 
     /// A random word.
