@@ -9,16 +9,18 @@
 //! precompile the calls made, those in blocks that were not executed (`aborted`), and what became of the others. A revert
 //! whose data no error of `IInference.sol` explains stops the bench.
 
+#[path = "../facts.rs"]
+mod facts;
 #[path = "../mutate.rs"]
 mod mutate;
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{Arc, mpsc},
 };
 
-use alloy_sol_types::{SolCall, SolInterface as _, sol};
+use alloy_sol_types::{SolCall as _, SolInterface as _, sol};
+use facts::{DOMAIN, Facts, SEVEN};
 use hyperion_engine::{
     Answer, ClaimSink, Engine, EngineConfig, KernelPool, ManualClock, Pushback, Registry,
     SignError, Signer,
@@ -27,18 +29,12 @@ use hyperion_executor::{
     AccountChange, BlockFacts, BlockOutcome, Candidate, ExecEnv, Executor, ExecutorError,
     StateDiff, Tx,
     precompile::{
-        Checkpoint, Claim, ClaimWord, Domain, GasSchedule, Logged, Manifest, Precompile, Refusal,
-        Rules, View,
+        Precompile, Refusal,
         abi::{
             IArbitrate::arbitrateCall,
-            IClaims::{checkpointCall, lookupCall, lookupOfCall, outputCall},
-            IInference::{inferCall, inferHashCall, inferReturn, modelCall, quoteCall},
-            IVerify::{tensorRootCall, verifyProofCall, verifyReceiptCall},
-            Inclusion,
+            IInference::{inferCall, inferReturn},
             InferenceErrors::UnknownFunction,
-            Sampling,
         },
-        address,
     },
     revm::{
         bytecode::Bytecode,
@@ -48,13 +44,9 @@ use hyperion_executor::{
         state::AccountInfo,
     },
 };
-use hyperion_model::{Model, Trust, import};
+use hyperion_model::Model;
 use hyperion_ops::{Cpu, KernelSet};
-use hyperion_primitives::{Address, B256, ModelId, RequestId, keccak256};
-use hyperion_verify::{
-    log::{inclusion_proof, leaf_hash, root_of},
-    sign::{self, SigningKey},
-};
+use hyperion_primitives::{Address, B256};
 use mutate::Mutator;
 use serde_json::{Value, json};
 
@@ -62,7 +54,6 @@ use serde_json::{Value, json};
 const BLOCK: u64 = 256;
 /// The contract that calls under every kind of call.
 const PROBE: Address = Address::repeat_byte(0x9b);
-const DOMAIN: Domain = Domain { chain_id: 31_337, verifying_contract: address::REQUESTS };
 
 sol! {
     interface Probe {
@@ -153,22 +144,13 @@ struct Bench {
     engine: Engine,
     env: ExecEnv,
     facts: Facts,
-    digits: ModelId,
-    receipt: verifyReceiptCall,
 }
 
 impl Bench {
     fn new() -> Self {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/digits");
-        let mut bytes = Vec::new();
-        let parts = import::mlp(&folder).expect("the committed model");
-        parts.write(&mut bytes).expect("memory");
-        let model = Arc::new(Model::from_bytes(bytes, Trust::Roots).expect("just written"));
-        let rules = Rules { domain: DOMAIN, schedule: GasSchedule::default() };
-        let facts = BlockFacts { gas_limit: u64::MAX, ..BlockFacts::default() };
-        let (facts, env) = (Facts::of(&model), ExecEnv::new(rules, &facts));
-        let receipt = facts.receipt();
-        Self { digits: model.id(), engine: engine(model), env, facts, receipt }
+        let block = BlockFacts { gas_limit: u64::MAX, ..BlockFacts::default() };
+        let (facts, env) = (Facts::new(), ExecEnv::new(Facts::rules(), &block));
+        Self { engine: engine(Arc::clone(&facts.digits)), env, facts }
     }
 
     fn run(&self, precompile: Precompile, calls: u64, seed: u64) -> Counts {
@@ -221,77 +203,34 @@ impl Bench {
         assert_eq!(got, good.returns, "{}: the good call", precompile.name());
     }
 
+    /// What the first good call of a precompile gives.
     fn good(&self, precompile: Precompile) -> Good {
-        let model = self.digits.0;
         let claim = &self.facts.logged.claim;
-        let request = claim.request_id.0;
-        match precompile {
-            Precompile::Inference => {
-                let input = include_bytes!("../../../fixtures/digits/seven.i32");
-                let input_of_run = (self.digits, Arc::from(&input[..]));
-                let (done, outputs) = mpsc::channel();
-                let tell = move |outputs| drop(done.send(outputs));
-                self.engine.run_batch(vec![input_of_run], Box::new(tell));
-                let output = outputs.recv().expect("the engine lives").remove(0);
-                let output = output.expect("an answer");
-                let elements = output.elements();
-                assert_eq!((0..10).max_by_key(|digit| elements[*digit]), Some(7));
-                let returned = inferReturn {
-                    outputHash: output.output_hash(),
-                    output: output.data.clone().into(),
-                };
-                let infer = inferCall {
-                    modelId: model,
-                    input: Bytes::from_static(input),
-                    sampling: none(),
-                    seed: B256::ZERO,
-                };
-                let hash = inferHashCall {
-                    modelId: model,
-                    input: infer.input.clone(),
-                    sampling: none(),
-                    seed: B256::ZERO,
-                };
-                let foreign = inferCall { modelId: FOREIGN.0, ..infer.clone() };
-                let quote = quoteCall { modelId: model, inputBytes: 256, tokensMax: 0 };
-                Good {
-                    returns: Ok(inferCall::abi_encode_returns(&returned)),
-                    corpus: vec![
-                        infer.abi_encode(),
-                        hash.abi_encode(),
-                        foreign.abi_encode(),
-                        quote.abi_encode(),
-                        modelCall { modelId: model }.abi_encode(),
-                    ],
-                }
-            }
-            Precompile::Claims => Good {
-                returns: Ok(claim.output_hash.to_vec()),
-                corpus: vec![
-                    outputCall { requestId: request, modelId: model, minTier: 1 }.abi_encode(),
-                    lookupCall { requestId: request }.abi_encode(),
-                    lookupOfCall { requestId: request, worker: claim.worker }.abi_encode(),
-                    checkpointCall {}.abi_encode(),
-                ],
-            },
-            Precompile::Verify => {
-                let root = tensorRootCall { dtype: 2, dims: vec![300], data: vec![9; 300].into() };
-                let proof =
-                    verifyProofCall { statement: vec![1; 40].into(), proof: vec![2; 100].into() };
-                Good {
-                    returns: Ok(claim.digest(&DOMAIN).0.to_vec()),
-                    corpus: vec![self.receipt.abi_encode(), root.abi_encode(), proof.abi_encode()],
-                }
-            }
+        let returns = match precompile {
+            Precompile::Inference => Ok(self.seven()),
+            Precompile::Claims => Ok(claim.output_hash.to_vec()),
+            Precompile::Verify => Ok(claim.digest(&DOMAIN).0.to_vec()),
             // It decides nothing yet, and says so.
             Precompile::Arbitrate => {
                 let refused = UnknownFunction { selector: arbitrateCall::SELECTOR.into() };
-                Good {
-                    returns: Err(Refusal::UnknownFunction(refused).abi_encode()),
-                    corpus: vec![arbitrateCall { step: vec![1; 70].into() }.abi_encode()],
-                }
+                Err(Refusal::UnknownFunction(refused).abi_encode())
             }
-        }
+        };
+        Good { corpus: self.facts.good(precompile), returns }
+    }
+
+    /// What `infer` returns of the seven.
+    fn seven(&self) -> Vec<u8> {
+        let (done, outputs) = mpsc::channel();
+        let tell = move |outputs| drop(done.send(outputs));
+        self.engine.run_batch(vec![(self.facts.digits.id(), SEVEN.into())], Box::new(tell));
+        let output = outputs.recv().expect("the engine lives").remove(0).expect("an answer");
+        let elements = output.elements();
+        assert_eq!((0..10).max_by_key(|digit| elements[*digit]), Some(7));
+        inferCall::abi_encode_returns(&inferReturn {
+            outputHash: output.output_hash(),
+            output: output.data.clone().into(),
+        })
     }
 }
 
@@ -423,86 +362,6 @@ fn sender(place: usize) -> Address {
     let mut address = Address::repeat_byte(0x5e);
     address[18..].copy_from_slice(&u16::try_from(place).expect("a small block").to_be_bytes());
     address
-}
-
-/// Registered, but no block may run it.
-const FOREIGN: ModelId = ModelId(B256::repeat_byte(0xf3));
-
-/// What the precompiles see: two models, and a log of three entries, the second of them a claim.
-struct Facts {
-    models: BTreeMap<ModelId, Manifest>,
-    logged: Logged,
-    signature: [u8; 65],
-    leaves: [B256; 3],
-}
-
-impl Facts {
-    fn of(model: &Model) -> Self {
-        let key = SigningKey::from_slice(&[7; 32]).expect("a scalar");
-        let claim = Claim {
-            request_id: RequestId(keccak256("request")),
-            model_id: model.id(),
-            output_hash: keccak256("output"),
-            worker: sign::address(&key),
-            tier: 1,
-            ..Claim::default()
-        };
-        let signed = claim.sign(&DOMAIN, &key);
-        let leaves = [keccak256([0]), leaf_hash(&signed.entry()), keccak256([2])];
-        let digits = *model.manifest();
-        let foreign = Manifest { native: false, ..digits };
-        let logged = Logged { claim: signed.claim, word: ClaimWord::logged(1, false) };
-        Self {
-            models: BTreeMap::from([(model.id(), digits), (FOREIGN, foreign)]),
-            logged,
-            signature: signed.signature,
-            leaves,
-        }
-    }
-
-    fn receipt(&self) -> verifyReceiptCall {
-        let path = inclusion_proof(1, &self.leaves).expect("three leaves");
-        verifyReceiptCall {
-            claim: (&self.logged.claim).into(),
-            signature: self.signature.to_vec().into(),
-            proof: Inclusion { index: 1, size: 3, path },
-        }
-    }
-}
-
-impl View for Facts {
-    fn model(&self, model: &ModelId) -> Option<Manifest> {
-        self.models.get(model).copied()
-    }
-
-    fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { size: 3, root: root_of(&self.leaves), height: 1 }
-    }
-
-    fn log_root(&self, size: u64) -> Option<B256> {
-        (size == 3).then(|| root_of(&self.leaves))
-    }
-
-    fn claim(&self, request: &RequestId) -> Option<Logged> {
-        (*request == self.logged.claim.request_id).then(|| self.logged.clone())
-    }
-
-    fn claim_of(&self, request: &RequestId, worker: &Address) -> Option<Logged> {
-        self.claim(request).filter(|logged| logged.claim.worker == *worker)
-    }
-}
-
-/// What a model that draws nothing takes.
-fn none() -> Sampling {
-    Sampling {
-        temperatureQ16: 0,
-        topK: 0,
-        topPQ16: 0,
-        frequencyQ16: 0,
-        presenceQ16: 0,
-        tokensMax: 0,
-        stopHash: B256::ZERO,
-    }
 }
 
 fn engine(digits: Arc<Model>) -> Engine {
