@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 mod config;
+mod demo;
 mod doctor;
 mod infer;
 mod key;
@@ -49,6 +50,8 @@ enum Command {
     Config(config::Command),
     /// List devices and run the conformance suite on each.
     Doctor(doctor::Arguments),
+    /// Import a real model, serve it, check receipts, and let a contract pay for an answer.
+    Demo(demo::Arguments),
 }
 
 /// Why the program ends other than well.
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
         Command::Log(command) => log::run(&command),
         Command::Config(command) => config::run(&command),
         Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
     };
     let Err(error) = done else { return ExitCode::SUCCESS };
     let code = error.downcast_ref::<Exit>().copied().unwrap_or(Exit::Usage);

@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use alloy_primitives::{U256, address};
 use anyhow::{Context as _, Result, bail};
 use figment::{
     Figment, Profile,
@@ -410,17 +411,45 @@ pub struct ChainSpec {
     pub opset: u16,
     /// Gas limit of a block.
     pub block_gas_max: u64,
+    /// Wei that each gas burns.
+    pub base_fee: u64,
+    /// Balances at height 0, in wei. Absent from a file: nobody has any.
+    #[serde(default = "BTreeMap::new")]
+    pub alloc: BTreeMap<Address, U256>,
     /// What inference costs inside a block.
     pub gas: GasSchedule,
 }
 
+/// Chain id of the devnet.
+pub const DEV_CHAIN_ID: u64 = 31_337;
+
+/// Accounts of the public test mnemonic (`test test test test test test test test test test test junk`), in the order of
+/// their derivation. Everybody has their keys, so only the devnet allocates to them.
+pub const DEV_ACCOUNTS: [Address; 10] = [
+    address!("0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"),
+    address!("0x70997970C51812dc3A010C7d01b50e0d17dc79C8"),
+    address!("0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"),
+    address!("0x90F79bf6EB2c4f870365E785982E1f101E93b906"),
+    address!("0x15d34AAf54267DB7D7c367839AAf71A00a2C6A65"),
+    address!("0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc"),
+    address!("0x976EA74026E726554dB657fA54763abd0C3a0aa9"),
+    address!("0x14dC79964da2C08b23698B3D3cc7Ca32193d9955"),
+    address!("0x23618e81E3f5cdF7f54C3d65f7FBc0aBf5B21E8f"),
+    address!("0xa0Ee7A142d267C1f36714E4a8F75612F20a79720"),
+];
+
+/// Ten thousand coins.
+const DEV_BALANCE: U256 = U256::from_limbs([0x19e0_c9ba_b240_0000, 0x21e, 0, 0]);
+
 impl Default for ChainSpec {
     fn default() -> Self {
         Self {
-            chain_id: 31_337,
+            chain_id: DEV_CHAIN_ID,
             verifying_contract: hyperion_precompile::address::REQUESTS,
             opset: 1,
             block_gas_max: 50_000_000,
+            base_fee: 1_000_000_000,
+            alloc: DEV_ACCOUNTS.map(|account| (account, DEV_BALANCE)).into(),
             gas: GasSchedule::default(),
         }
     }
@@ -444,6 +473,15 @@ impl ChainSpec {
                 "{}: operator set {} is asked for, this program has set 1",
                 path.display(),
                 spec.opset
+            );
+        }
+        if let Some(account) = DEV_ACCOUNTS.iter().find(|account| spec.alloc.contains_key(*account))
+            && spec.chain_id != DEV_CHAIN_ID
+        {
+            bail!(
+                "{}: {account} is an account of the public test mnemonic, and everybody has its key; only chain \
+                 {DEV_CHAIN_ID} may allocate to it",
+                path.display()
             );
         }
         Ok(spec)

@@ -4,6 +4,7 @@
 //! into blocks. Every subcommand is one file under `cli`.
 #![forbid(unsafe_code)]
 
+pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;

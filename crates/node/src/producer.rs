@@ -1,7 +1,8 @@
-//! Finished claims become blocks: collect, prepare, commit, publish, tell.
+//! Finished claims and signed transactions become blocks: collect, execute, prepare, commit, publish, tell.
 //!
-//! One thread owns the store's writer. A block is made when claims wait and the interval since the last one is
-//! over, or earlier when it is full; without claims there is none. What is told to clients as logged is durable.
+//! One thread owns the store's writer. A block is made when there is work and the interval since the last one is over,
+//! or earlier when it is full; without work there is none. What is told to clients as logged, or to the sender of a
+//! transaction as done, is durable.
 
 use std::{
     sync::{
@@ -14,30 +15,52 @@ use std::{
 };
 
 use hyperion_engine::{Answer, ClaimSink, Clock as _, Engine, Pushback};
-use hyperion_primitives::{B256, ClaimDigest, RequestId};
+use hyperion_executor::{SkipReason, TxOutcome};
+use hyperion_primitives::{ClaimDigest, RequestId};
 use hyperion_store::{BlockInput, Seal, StoreError};
 use hyperion_verify::state::{ClaimWord, StatePath, Word};
 
-use crate::{clock::MachineClock, config::BlockConfig, ledger::Ledger};
+use crate::{
+    chain::{Chain, Executed, Mined, Pending, Transactions, TxRefused},
+    clock::MachineClock,
+    config::BlockConfig,
+    ledger::Ledger,
+};
 
 /// Milliseconds after which an engine whose claim found no room offers it again.
 const RETRY_MS: u64 = 20;
 
+/// What a block is made of.
+#[derive(Debug)]
+pub enum Work {
+    /// A finished claim.
+    Claim(Arc<Answer>),
+    /// A signed transaction.
+    Tx(Box<Pending>),
+}
+
 /// Where the engine puts signed claims.
 #[derive(Debug)]
-pub struct Queue(SyncSender<Arc<Answer>>);
+pub struct Queue(SyncSender<Work>);
 
 impl ClaimSink for Queue {
     fn offer(&self, answer: Arc<Answer>) -> Result<(), Pushback> {
-        self.0.try_send(answer).map_err(|refused| match refused {
+        self.0.try_send(Work::Claim(answer)).map_err(|refused| match refused {
             TrySendError::Full(_) => Pushback::LogBehind { retry_ms: RETRY_MS },
             TrySendError::Disconnected(_) => Pushback::Draining,
         })
     }
 }
 
-/// A queue of claims and its other end. It holds four blocks' worth.
-pub fn queue(config: &BlockConfig) -> (Queue, Receiver<Arc<Answer>>) {
+impl Queue {
+    /// Another end of the same queue, for transactions.
+    pub fn transactions(&self, block_gas_max: u64) -> Transactions {
+        Transactions::new(self.0.clone(), block_gas_max)
+    }
+}
+
+/// A queue of work and its other end. It holds four blocks' worth.
+pub fn queue(config: &BlockConfig) -> (Queue, Receiver<Work>) {
     let (offers, taken) = sync_channel(config.claims_max.saturating_mul(4).max(1));
     (Queue(offers), taken)
 }
@@ -52,20 +75,30 @@ pub struct Producer {
     stop: Arc<AtomicBool>,
 }
 
+/// What a producer works with.
+#[derive(Debug)]
+pub struct Parts {
+    /// When blocks are made.
+    pub config: BlockConfig,
+    /// What they are made of.
+    pub work: Receiver<Work>,
+    /// Where they go.
+    pub ledger: Arc<Ledger>,
+    /// How their transactions are executed.
+    pub chain: Chain,
+    /// Who answers their calls, and is told what was logged.
+    pub engine: Engine,
+    /// The time.
+    pub clock: Arc<MachineClock>,
+}
+
 impl Producer {
     /// Starts the thread. `failed` is called once if the store refuses a block.
-    pub fn start(
-        config: BlockConfig,
-        claims: Receiver<Arc<Answer>>,
-        ledger: Arc<Ledger>,
-        engine: Engine,
-        clock: Arc<MachineClock>,
-        failed: impl FnOnce(&StoreError) + Send + 'static,
-    ) -> Self {
+    pub fn start(parts: Parts, failed: impl FnOnce(&StoreError) + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let run = move || {
-            let done = run(&config, &claims, &ledger, &engine, &clock, &told);
+            let done = run(&parts, &told);
             if let Err(error) = &done {
                 failed(error);
             }
@@ -87,70 +120,114 @@ impl Producer {
     }
 }
 
-fn run(
-    config: &BlockConfig,
-    claims: &Receiver<Arc<Answer>>,
-    ledger: &Ledger,
-    engine: &Engine,
-    clock: &MachineClock,
-    stop: &AtomicBool,
-) -> Result<(), StoreError> {
+fn run(parts: &Parts, stop: &AtomicBool) -> Result<(), StoreError> {
+    let Parts { config, work, clock, .. } = parts;
     let interval_us = config.interval_ms.saturating_mul(1000);
     let mut last_us = clock.now_us().saturating_sub(interval_us);
+    let mut block = Block::default();
     loop {
-        let first = match claims.recv_timeout(Duration::from_millis(IDLE_MS)) {
-            Ok(first) => first,
-            Err(RecvTimeoutError::Timeout) if !stop.load(Ordering::SeqCst) => continue,
-            Err(_) => return Ok(()),
-        };
+        if block.is_empty() {
+            match work.recv_timeout(Duration::from_millis(IDLE_MS)) {
+                Ok(first) => block.add(first),
+                Err(RecvTimeoutError::Timeout) if !stop.load(Ordering::SeqCst) => continue,
+                Err(_) => return Ok(()),
+            }
+        }
         let due_us = last_us.saturating_add(interval_us);
-        let block = collect(first, claims, config.claims_max, || {
+        block.fill(work, config.claims_max, || {
             Duration::from_micros(due_us.saturating_sub(clock.now_us()))
         });
         last_us = clock.now_us();
-        let places = commit(&block, ledger, clock)?;
-        engine.logged(&places);
+        block = block.commit(parts)?;
     }
 }
 
-/// Takes claims until the block is full, its time has come, or nobody will offer any more.
-fn collect(
-    first: Arc<Answer>,
-    claims: &Receiver<Arc<Answer>>,
-    claims_max: usize,
-    left: impl Fn() -> Duration,
-) -> Vec<Arc<Answer>> {
-    let mut block = vec![first];
-    while block.len() < claims_max {
-        match claims.recv_timeout(left()) {
-            Ok(next) => block.push(next),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+/// A block in the making.
+#[derive(Debug, Default)]
+struct Block {
+    claims: Vec<Arc<Answer>>,
+    txs: Vec<Pending>,
+}
+
+impl Block {
+    const fn is_empty(&self) -> bool {
+        self.claims.is_empty() && self.txs.is_empty()
+    }
+
+    fn add(&mut self, work: Work) {
+        match work {
+            Work::Claim(answer) => self.claims.push(answer),
+            Work::Tx(pending) => self.txs.push(*pending),
         }
     }
-    block
+
+    /// Takes work until the block is full, its time has come, or nobody will offer any more.
+    fn fill(&mut self, work: &Receiver<Work>, most: usize, left: impl Fn() -> Duration) {
+        while self.claims.len() + self.txs.len() < most {
+            match work.recv_timeout(left()) {
+                Ok(next) => self.add(next),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+    }
+
+    /// Makes the block durable and publishes its checkpoint; returns what did not fit into it.
+    fn commit(self, parts: &Parts) -> Result<Self, StoreError> {
+        let Parts { ledger, chain, engine, clock, .. } = parts;
+        let store = ledger.store();
+        let head = store.head();
+        // The chain's time never goes back, whatever the machine's clock does.
+        let parent_ms = store.log().record(head.height)?.entry.time_ms;
+        let time_ms = clock.unix_ms().max(parent_ms);
+        let time_s = time_ms / 1000;
+
+        let Self { claims, mut txs } = self;
+        let executed = match chain.execute(store, engine, &txs, time_s) {
+            Ok(executed) => executed,
+            Err(error) => {
+                tracing::error!(%error, transactions = txs.len(), "a block goes on without its transactions");
+                for pending in txs.drain(..) {
+                    tell(&pending, Err(error.clone()));
+                }
+                Executed::default()
+            }
+        };
+        let entries: Vec<Vec<u8>> =
+            claims.iter().map(|answer| answer.claim.entry().to_vec()).collect();
+        let places: Vec<_> = claims
+            .iter()
+            .zip(head.log_size..)
+            .map(|(answer, index)| (answer.claim.claim.request_id, answer.digest, index))
+            .collect();
+        let snapshot = store.snapshot();
+        let pinned = snapshot.pin()?;
+        let mut diff = words(&places, |path| pinned.get(path).is_some());
+        diff.extend(executed.words.diff.iter().copied());
+        diff.sort_by_key(|(path, _)| *path);
+        let blobs = &executed.words.blobs;
+        let prepared = store.prepare(BlockInput { diff: &diff, claims: &entries, blobs })?;
+        let height = prepared.height();
+        let block_hash = chain.hash(store, &executed, prepared.state_root(), height, time_s)?;
+        store.commit(prepared, Seal { time_ms, block_hash })?;
+        ledger.publish()?;
+        engine.logged(&places);
+
+        let mut rest = Self::default();
+        for (pending, outcome) in txs.into_iter().zip(executed.outcomes) {
+            if matches!(outcome, TxOutcome::Skipped(SkipReason::BlockGas)) {
+                rest.txs.push(pending);
+            } else {
+                let hash = pending.tx.hash;
+                tell(&pending, Ok(Mined { height, hash, outcome }));
+            }
+        }
+        Ok(rest)
+    }
 }
 
-/// Makes a block durable and publishes its checkpoint; returns where each claim now stands.
-fn commit(
-    block: &[Arc<Answer>],
-    ledger: &Ledger,
-    clock: &MachineClock,
-) -> Result<Vec<(RequestId, ClaimDigest, u64)>, StoreError> {
-    let store = ledger.store();
-    let first_index = store.head().log_size;
-    let entries: Vec<Vec<u8>> = block.iter().map(|answer| answer.claim.entry().to_vec()).collect();
-    let places: Vec<_> = block
-        .iter()
-        .zip(first_index..)
-        .map(|(answer, index)| (answer.claim.claim.request_id, answer.digest, index))
-        .collect();
-    let snapshot = store.snapshot();
-    let pinned = snapshot.pin()?;
-    let diff = words(&places, |path| pinned.get(path).is_some());
-    let prepared = store.prepare(BlockInput { diff: &diff, claims: &entries, blobs: &[] })?;
-    store.commit(prepared, Seal { time_ms: clock.unix_ms(), block_hash: B256::ZERO })?;
-    ledger.publish()?;
-    Ok(places)
+/// Tells a sender; one who has gone does not hear it.
+fn tell(pending: &Pending, end: Result<Mined, TxRefused>) {
+    let _ = pending.tell.try_send(end);
 }
 
 /// State words of a block's claims: each claim's place, and for each request the first claim ever logged for it.

@@ -12,7 +12,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use hyperion_engine::{Clock, Engine, EngineConfig, ModelInfo, Registry};
+use hyperion_engine::{Clock, Engine, EngineConfig, ModelInfo, Registry, Signer as _};
+use hyperion_executor::Words;
 use hyperion_model::{Model, Tokenizer, Trust};
 use hyperion_primitives::{B256, ModelId};
 use hyperion_rpc::{
@@ -31,6 +32,7 @@ use hyperion_verify::{
 };
 
 use crate::{
+    chain::{self, Chain, Executed, Transactions},
     cli::Exit,
     clock::MachineClock,
     config::{ChainSpec, NodeConfig, Plaintext},
@@ -49,6 +51,8 @@ pub struct Node {
     pub ledger: Arc<Ledger>,
     /// What all nodes share.
     pub chain: ChainSpec,
+    /// Takes signed transactions into blocks.
+    pub transactions: Transactions,
     clock: Arc<MachineClock>,
     producer: Producer,
     readiness: Arc<Ready>,
@@ -134,11 +138,13 @@ fn store(config: &NodeConfig, chain: &ChainSpec) -> Result<Store> {
     }
     fs::create_dir_all(&store.dir).with_context(|| format!("making {}", store.dir.display()))?;
     let seal = Seal { time_ms: 0, block_hash: chain.digest() };
-    Ok(Store::create(&store, seal, std::iter::empty())?)
+    let Words { diff, blobs } = chain::genesis_words(chain)?;
+    let words = diff.into_iter().filter_map(|(path, word)| Some((path, word?)));
+    Ok(Store::create_with_blobs(&store, seal, words, &blobs)?)
 }
 
 /// Puts the manifests of models that the state does not know yet into a block of their own.
-fn register(ledger: &Ledger, served: &[Served], clock: &MachineClock) -> Result<()> {
+fn register(ledger: &Ledger, chain: &Chain, served: &[Served], clock: &MachineClock) -> Result<()> {
     let store = ledger.store();
     let snapshot = store.snapshot();
     let known = snapshot.pin()?;
@@ -158,7 +164,11 @@ fn register(ledger: &Ledger, served: &[Served], clock: &MachineClock) -> Result<
     }
     let diff: Vec<_> = words.into_iter().collect();
     let prepared = store.prepare(BlockInput { diff: &diff, claims: &[], blobs: &blobs })?;
-    store.commit(prepared, Seal { time_ms: clock.unix_ms(), block_hash: B256::ZERO })?;
+    let parent_ms = store.log().record(store.head().height)?.entry.time_ms;
+    let time_ms = clock.unix_ms().max(parent_ms);
+    let (root, height) = (prepared.state_root(), prepared.height());
+    let block_hash = chain.hash(store, &Executed::default(), root, height, time_ms / 1000)?;
+    store.commit(prepared, Seal { time_ms, block_hash })?;
     ledger.publish()?;
     Ok(())
 }
@@ -176,22 +186,24 @@ impl Node {
         served: &[Served],
         failed: impl FnOnce(&StoreError) + Send + 'static,
     ) -> Result<Self> {
-        let chain = ChainSpec::load(&config.chain_file)?;
+        let spec = ChainSpec::load(&config.chain_file)?;
         fs::create_dir_all(&config.data_dir)
             .with_context(|| format!("making {}", config.data_dir.display()))?;
         let signer = Arc::new(WorkerKey::new(&keys::read_or_create(&config.worker_key())?)?);
         let log_key = keys::read_or_create(&config.log_key())?;
-        let note_signer = NoteSigner::new(&config.origin(&chain), KeyKind::Log, &log_key)?;
+        let note_signer = NoteSigner::new(&config.origin(&spec), KeyKind::Log, &log_key)?;
         fs::write(config.data_dir.join("log.pub"), format!("{}\n", note_signer.key()))?;
         let clock = Arc::new(MachineClock::new());
-        let ledger = Arc::new(Ledger::new(store(config, &chain)?, note_signer)?);
-        register(&ledger, served, &clock)?;
+        let chain = Chain::new(spec.clone(), signer.address());
+        let ledger = Arc::new(Ledger::new(store(config, &spec)?, note_signer)?);
+        register(&ledger, &chain, served, &clock)?;
 
         let mut registry = Registry::new();
         for one in served {
             registry.add(&one.alias, Arc::clone(&one.model))?;
         }
-        let (sink, claims) = producer::queue(&config.block);
+        let (sink, work) = producer::queue(&config.block);
+        let transactions = sink.transactions(spec.block_gas_max);
         let engine_config = EngineConfig {
             batch_rows_max: config.engine.batch_rows_max,
             batch_wait_us: config.engine.batch_wait_us,
@@ -209,7 +221,7 @@ impl Node {
             registry,
             devices,
             signer,
-            domain(&chain),
+            domain(&spec),
             clock_of_engine,
             Box::new(sink),
         );
@@ -221,16 +233,17 @@ impl Node {
             poisoned.poisoned.store(true, Ordering::SeqCst);
             failed(error);
         };
-        let producer = Producer::start(
-            config.block.clone(),
-            claims,
-            Arc::clone(&ledger),
-            engine.clone(),
-            Arc::clone(&clock),
-            failed,
-        );
+        let parts = producer::Parts {
+            config: config.block.clone(),
+            work,
+            ledger: Arc::clone(&ledger),
+            chain,
+            engine: engine.clone(),
+            clock: Arc::clone(&clock),
+        };
+        let producer = Producer::start(parts, failed);
         let drain = Duration::from_secs(config.drain_s);
-        Ok(Self { engine, ledger, chain, clock, producer, readiness, drain })
+        Ok(Self { engine, ledger, chain: spec, transactions, clock, producer, readiness, drain })
     }
 
     /// The doors of this node.

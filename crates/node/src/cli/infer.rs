@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read as _, stdin},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -44,8 +44,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
     /// The chain's spec, for its chain id and contract; without it the devnet's.
-    #[arg(long, value_name = "FILE", default_value = "")]
-    chain_file: PathBuf,
+    #[arg(long, value_name = "FILE")]
+    chain_file: Option<PathBuf>,
 }
 
 /// How far to wait.
@@ -57,13 +57,30 @@ enum Wait {
     Logged,
 }
 
+impl Arguments {
+    /// A text for a model of a node, and where its receipt goes.
+    pub(super) fn text(model: &str, text: &str, node: &str, receipt: PathBuf) -> Self {
+        Self {
+            model: model.to_owned(),
+            input: None,
+            text: Some(text.to_owned()),
+            wait: Wait::Logged,
+            receipt: Some(receipt),
+            node: node.to_owned(),
+            token: None,
+            chain_file: None,
+        }
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let chain = ChainSpec::load(&arguments.chain_file)?;
+    let chain = ChainSpec::load(arguments.chain_file.as_deref().unwrap_or(Path::new("")))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(ask(arguments, crate::wire::domain(&chain)))
 }
 
-async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
+/// Asks, prints the answer's lines, and writes the receipt where one is wanted.
+pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
     let config = ClientConfig { token: arguments.token.clone(), ..ClientConfig::default() };
     let mut node = Client::connect(&arguments.node, &config)
         .await

@@ -22,20 +22,20 @@ use crate::{clock::MachineClock, devices, wire::embedded};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// The receipt, as `hyperion infer --receipt` writes it; `-` reads standard input.
-    receipt: PathBuf,
+    pub(super) receipt: PathBuf,
     /// Public key of the log (`hyperion run` prints it), or a file that holds it; may be repeated. Without it the keys
     /// in `known_logs` of the configuration folder are used.
     #[arg(long, value_name = "KEY|FILE")]
-    log_key: Vec<String>,
+    pub(super) log_key: Vec<String>,
     /// Run the model on the receipt's input and compare.
     #[arg(long)]
-    recompute: bool,
+    pub(super) recompute: bool,
     /// The model file to recompute with; may be repeated. The digits classifier is built in.
     #[arg(long = "model", value_name = "FILE")]
-    models: Vec<PathBuf>,
+    pub(super) models: Vec<PathBuf>,
     /// Threads for --recompute; 0: one per core.
     #[arg(long, default_value_t = 0)]
-    threads: usize,
+    pub(super) threads: usize,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
