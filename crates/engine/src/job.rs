@@ -73,6 +73,11 @@ impl Job {
         self.work.rows
     }
 
+    /// Elements of the input, little-endian: what the request's input hash covers.
+    pub fn input(&self) -> &[u8] {
+        &self.work.input
+    }
+
     /// The same job in another class; [`Class::Free`] unless set.
     #[must_use]
     pub const fn class(mut self, class: Class) -> Self {

@@ -10,7 +10,10 @@ use std::{fmt::Write as _, sync::Arc};
 use axum::{
     Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, State, rejection::BytesRejection},
+    extract::{
+        DefaultBodyLimit, Path, State,
+        rejection::{BytesRejection, FailedToBufferBody, PathRejection},
+    },
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -138,11 +141,19 @@ fn read<T: for<'de> Deserialize<'de>>(
     door: &Door,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<T, Error> {
-    let body = body.map_err(|_| {
-        let text = format!("at most {} bytes are taken", door.limits.body_bytes_max);
-        Error::at(Code::InputTooLarge, "body", text)
+    let body = body.map_err(|rejection| match rejection {
+        BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) => {
+            let text = format!("at most {} bytes are taken", door.limits.body_bytes_max);
+            Error::at(Code::InputTooLarge, "body", text)
+        }
+        other => Error::bad_field("body", format!("broke off: {other}")),
     })?;
     serde_json::from_slice(&body).map_err(|error| Error::bad_field("body", error.to_string()))
+}
+
+/// The end of a path.
+fn end_of(path: Result<Path<String>, PathRejection>, what: &'static str) -> Result<String, Error> {
+    path.map(|Path(text)| text).map_err(|_| Error::bad_field(what, "is not UTF-8"))
 }
 
 /// The digest at the end of a path.
@@ -154,10 +165,10 @@ fn digest_of(text: &str) -> Result<[u8; 32], Error> {
 async fn claim(
     State(door): Shared,
     headers: HeaderMap,
-    Path(digest): Path<String>,
+    digest: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, Error> {
     door.admit_http(&headers, Area::Receipts)?;
-    let digest = digest_of(&digest)?;
+    let digest = digest_of(&end_of(digest, "digest")?)?;
     let found = match door.find_claim(ClaimDigest::from(digest)) {
         Err(error) if error.code() == Code::ClaimNotFound => {
             door.find_request(RequestId::from(digest))?
@@ -188,10 +199,10 @@ fn claim_json(door: &Door, found: &Found) -> Value {
 async fn receipt(
     State(door): Shared,
     headers: HeaderMap,
-    Path(digest): Path<String>,
+    digest: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Value>, Error> {
     door.admit_http(&headers, Area::Receipts)?;
-    let digest = ClaimDigest::from(digest_of(&digest)?);
+    let digest = ClaimDigest::from(digest_of(&end_of(digest, "digest")?)?);
     let (signed, place) = door.place_of(digest, 0)?;
     // The request is public: its hash is in the claim, and only whoever holds the digest can ask. Inputs and
     // outputs are the caller's own and stay out.
@@ -226,10 +237,10 @@ async fn checkpoint(State(door): Shared, headers: HeaderMap) -> Result<Response,
 async fn tile(
     State(door): Shared,
     headers: HeaderMap,
-    Path(path): Path<String>,
+    path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Error> {
     door.admit_http(&headers, Area::Log)?;
-    let asked: tile::Tile = path.parse().map_err(|()| {
+    let asked: tile::Tile = end_of(path, "tile")?.parse().map_err(|()| {
         let mut text =
             String::from("is <level>/<n> or entries/<n>, with .p/<width> if it is not full");
         write!(text, "; n is written x001/x234/067 for {}", 1_234_067).expect("a string takes it");

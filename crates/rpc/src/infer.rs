@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hyperion_engine::Job;
 use hyperion_primitives::{ClaimDigest, RequestId, TensorRoot};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -26,6 +27,12 @@ pub(crate) struct InferenceService {
     door: Arc<Door>,
 }
 
+/// The ids that a text became.
+fn tokens(job: &Job) -> Vec<u32> {
+    let (ids, _) = job.input().as_chunks::<4>();
+    ids.iter().map(|id| u32::from_le_bytes(*id)).collect()
+}
+
 /// Models of one page at most, and where a caller names no size.
 const PAGE_MAX: usize = 256;
 
@@ -45,10 +52,13 @@ impl InferenceService {
             let wait = WaitFor::of_wire(asked.wait_for)?;
             let work = async {
                 let ask = self.ask(asked)?;
+                let is_text = matches!(ask.input, Input::Text(_));
                 let job = door.job(ask, &caller, deadline).await?;
-                door.answer(job, wait, &caller).await
+                let tokens = if is_text { tokens(&job) } else { Vec::new() };
+                Ok((door.answer(job, wait, &caller).await?, tokens))
             };
-            Ok(self.response(&deadline.race(work).await?))
+            let (answered, tokens) = deadline.race(work).await?;
+            Ok(self.response(&answered, tokens))
         }
         .await;
         door.observe("grpc", &model, since_us, &outcome);
@@ -95,7 +105,7 @@ impl InferenceService {
         })
     }
 
-    fn response(&self, answered: &Answered) -> v1::InferResponse {
+    fn response(&self, answered: &Answered, input_tokens: Vec<u32>) -> v1::InferResponse {
         let Answered { answer, reached, place } = answered;
         let name = &self.door.face(answer.request.model_id).output;
         v1::InferResponse {
@@ -109,6 +119,7 @@ impl InferenceService {
             receipt: place.as_ref().map(|place| wire_receipt(&answer.claim, answer.digest, place)),
             replayed: answer.replayed,
             fee: "0".to_owned(),
+            input_tokens,
         }
     }
 
@@ -128,7 +139,9 @@ impl InferenceService {
         let wait = WaitFor::of_wire(request.wait_for)?;
         let ask = self.ask(request)?;
         let model_id = ask.model.id;
+        let is_text = matches!(ask.input, Input::Text(_));
         let job = self.door.job(ask, caller, deadline).await?;
+        let tokens = if is_text { tokens(&job) } else { Vec::new() };
         let stats = self.door.engine.stats();
         let waiting: u64 = stats
             .models
@@ -143,7 +156,7 @@ impl InferenceService {
         });
         self.send(events, accepted).await?;
         let answered = self.door.answer(job, wait, caller).await?;
-        let done = v1::infer_stream_response::Event::Done(self.response(&answered));
+        let done = v1::infer_stream_response::Event::Done(self.response(&answered, tokens));
         self.send(events, done).await
     }
 
@@ -229,13 +242,18 @@ impl InferenceService {
     async fn put_blob(
         &self,
         request: Request<Streaming<v1::PutBlobRequest>>,
-    ) -> Result<v1::PutBlobResponse, Error> {
+    ) -> Result<v1::PutBlobResponse, Status> {
         self.door.admit(&request, Area::Infer)?;
         let deadline = Deadline::of(&request, self.door.limits.stream_deadline);
         let mut pieces = request.into_inner();
         let work = async {
             let mut upload: Option<Upload> = None;
-            while let Some(piece) = next(&mut pieces).await? {
+            loop {
+                let piece = match pieces.message().await {
+                    Ok(Some(piece)) => piece,
+                    Ok(None) => break,
+                    Err(status) => return Ok(Err(broken_off(status))),
+                };
                 let v1::PutBlobRequest { dtype: code, dims, chunk } = piece;
                 at_most("chunk", "bytes", chunk.len(), self.door.limits.chunk_bytes_max)?;
                 let mut under_way = match upload.take() {
@@ -250,9 +268,9 @@ impl InferenceService {
             }
             let upload = upload.ok_or_else(|| Error::bad_field("dtype", "no message came"))?;
             let root = blocking(move || upload.finish()).await?;
-            Ok(v1::PutBlobResponse { root: copied(root.0) })
+            Ok(Ok(v1::PutBlobResponse { root: copied(root.0) }))
         };
-        deadline.race(work).await
+        deadline.race(work).await?
     }
 
     fn get_blob(
@@ -292,11 +310,16 @@ impl InferenceService {
     }
 }
 
-/// The next message of a client's stream.
-async fn next<T>(stream: &mut Streaming<T>) -> Result<Option<T>, Error> {
-    stream.message().await.map_err(|status| {
-        Error::new(Code::Cancelled, format!("the stream broke off: {}", status.message()))
-    })
+/// What a caller's stream ends with that broke off. Bytes that are no message, and a message over the limit, keep the
+/// status that they have in every other call.
+fn broken_off(status: Status) -> Status {
+    match status.code() {
+        tonic::Code::Internal | tonic::Code::OutOfRange => status,
+        _ => {
+            let text = format!("the stream broke off: {}", status.message());
+            Error::new(Code::Cancelled, text).into()
+        }
+    }
 }
 
 /// Hashing and copying of large pieces, where blocking is allowed.

@@ -419,6 +419,32 @@ async fn bytes_that_are_no_message_are_refused() {
     node.client().await.inference.infer(ask_digits(seven())).await.unwrap();
 }
 
+/// A stream of the caller's was once answered with `cancelled`, whatever had broken it off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_breaks_off_has_the_status_of_what_broke_it() {
+    let limits = hyperion_rpc::limits::Limits { message_bytes_max: 1 << 20, ..Default::default() };
+    let node = start_with(Setup { limits, ..Setup::default() }).await;
+    let mut raw = tonic::client::Grpc::new(node.channel().await);
+    let cases = [
+        ("no message", vec![0x0a, 0x05, b'd'], Code::Internal),
+        ("a message over the limit", vec![0; (1 << 20) + 1], Code::OutOfRange),
+    ];
+    for method in
+        ["hyperion.v1.InferenceService/PutBlob", "inference.GRPCInferenceService/ModelStreamInfer"]
+    {
+        for (name, bytes, want) in cases.clone() {
+            raw.ready().await.unwrap();
+            let path = format!("/{method}").parse().unwrap();
+            let request = tonic::Request::new(tokio_stream::iter([bytes]));
+            let status = match raw.streaming(request, path, common::raw::RawCodec).await {
+                Ok(answers) => answers.into_inner().message().await.expect_err(name),
+                Err(status) => status,
+            };
+            assert_eq!(status.code(), want, "{method}: {name}: {status:?}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn sizes_have_their_documented_status() {
     let limits = hyperion_rpc::limits::Limits {

@@ -92,6 +92,9 @@ async fn refusals_are_rows_of_the_error_table() {
         ),
         ("a digest in capitals", "GET", format!("/v1/claims/{upper}"), "", 400, "bad_field"),
         ("half a digest", "GET", "/v1/receipts/0x11".into(), "", 400, "bad_field"),
+        ("a claim that is no text", "GET", "/v1/claims/%ff".into(), "", 400, "bad_field"),
+        ("a receipt that is no text", "GET", "/v1/receipts/%ff".into(), "", 400, "bad_field"),
+        ("a tile that is no text", "GET", "/log/tile/0/%ff".into(), "", 400, "bad_field"),
         ("no JSON", "POST", "/v1/quote".into(), "{", 400, "bad_field"),
         (
             "an unknown key",
@@ -133,6 +136,25 @@ async fn refusals_are_rows_of_the_error_table() {
     }
     assert_eq!(node.http("GET", "/nowhere", "").await.0, 404);
     assert_eq!(node.http("DELETE", "/v1/models", "").await.0, 405);
+}
+
+/// Once answered with `input_too_large`, as every body that could not be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_off_is_not_too_large() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let node = start().await;
+    for path in ["/v1/quote", "/v1/embeddings"] {
+        let mut socket = tokio::net::TcpStream::connect(node.http).await.unwrap();
+        let request =
+            format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{{");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 "), "{path}: {head}");
+        assert_eq!(json(body)["error"]["code"], "bad_field", "{path}: {body}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

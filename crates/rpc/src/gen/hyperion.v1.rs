@@ -261,6 +261,9 @@ pub struct InferResponse {
     pub replayed: bool,
     #[prost(string, tag = "10")]
     pub fee: ::prost::alloc::string::String,
+    /// of text: the ids it became, which the input hash covers
+    #[prost(uint32, repeated, tag = "11")]
+    pub input_tokens: ::prost::alloc::vec::Vec<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InferStreamRequest {

@@ -321,7 +321,7 @@ fn faces() -> BTreeMap<ModelId, Face> {
 
 /// One image of a seven, as the digits model reads it.
 pub(crate) fn seven() -> Vec<u8> {
-    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/digits/seven.i32")).unwrap()
+    std::fs::read("../../fixtures/digits/seven.i32").unwrap()
 }
 
 /// A request about one image.

@@ -17,7 +17,7 @@ use hyperion_primitives::B256;
 /// The committed digits classifier.
 pub(crate) fn digits() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/digits");
+    let folder = "../../fixtures/digits";
     Arc::clone(MODEL.get_or_init(|| built(&import::mlp(Path::new(folder)).unwrap())))
 }
 
