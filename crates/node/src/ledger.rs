@@ -9,7 +9,7 @@ use hyperion_rpc::{
 };
 use hyperion_store::{Store, StoreError};
 use hyperion_verify::{
-    note::NoteSigner,
+    note::{NoteKey, NoteSigner},
     state::{ClaimWord, StatePath},
 };
 use tokio::sync::watch;
@@ -34,9 +34,9 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// Public key of the log, as text that readers of receipts are given.
-    pub fn key(&self) -> String {
-        self.signer.key().to_string()
+    /// Public key of the log, which readers of receipts are given.
+    pub fn key(&self) -> NoteKey {
+        self.signer.key().clone()
     }
 
     /// The store.

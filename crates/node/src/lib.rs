@@ -10,6 +10,7 @@ pub mod clock;
 pub mod config;
 pub mod devices;
 pub mod keys;
+pub mod known_logs;
 pub mod ledger;
 pub mod metrics;
 pub mod producer;

@@ -144,7 +144,7 @@ impl Demo {
 
         println!("\n== 3. A contract pays for the answer whose meaning is near");
         let (spec, txs) = (node.chain.clone(), node.transactions.clone());
-        let (file, key) = (self.file.clone(), node.ledger.key());
+        let (file, key) = (self.file.clone(), node.ledger.key().to_string());
         tokio::task::spawn_blocking(move || bounty(&spec, &txs, &file)).await??;
 
         shutdown.drain.cancel();

@@ -134,7 +134,14 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
         .context("the answer has no claim")?;
     println!("claim    {digest}  macs {}  worker 0x{}", claim.macs, hex::encode(&claim.worker));
     if wanted {
-        let envelope = client::envelope(domain, answer, input)?;
+        // What a text became is what the claim is about, and what whoever recomputes it needs.
+        let of_text = || {
+            let data: Vec<u8> =
+                answer.input_tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+            vec![TensorData { dtype: Dtype::U32, dims: vec![data.len() as u64 / 4, 1], data }]
+        };
+        let input = input.unwrap_or_else(of_text);
+        let envelope = client::envelope(domain, answer, Some(input))?;
         let receipt = envelope.receipt()?;
         let checkpoint = &receipt.note.checkpoint;
         println!(

@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use hyperion_store::{Store, StoreConfig, StoreError};
 
 use super::Exit;
-use crate::config::{ChainSpec, NodeConfig};
+use crate::{
+    config::{ChainSpec, NodeConfig},
+    known_logs,
+};
 
 /// Look after the claim log.
 #[derive(Debug, clap::Subcommand)]
@@ -22,6 +25,11 @@ pub(crate) enum Command {
         /// Folder to write; empty or new.
         #[arg(long, value_name = "DIR")]
         to: PathBuf,
+    },
+    /// Keep a log's public key, so that `hyperion verify` takes what the log signed.
+    Trust {
+        /// The key, `name+hash+base64`, as `hyperion run` prints it. Get it from whom you trust, not from a receipt.
+        key: String,
     },
 }
 
@@ -59,6 +67,10 @@ pub(crate) fn run(command: &Command) -> Result<()> {
             store.backup(to)?;
             println!("{} entries copied to {}", store.head().log_size, to.display());
             Ok(())
+        }
+        Command::Trust { key } => {
+            let key = key.trim().parse().with_context(|| format!("`{key}` is no log key"))?;
+            known_logs::remember(&key, false)
         }
     }
 }

@@ -16,6 +16,7 @@ use super::Exit;
 use crate::{
     clock::MachineClock,
     config::NodeConfig,
+    known_logs,
     metrics::Metrics,
     trace,
     wire::{self, Node, Served, embedded},
@@ -109,6 +110,9 @@ async fn serve(
         metrics_listener.local_addr()?
     );
     println!("log key {}", node.ledger.key());
+    if let Err(error) = known_logs::remember(&node.ledger.key(), is_dev) {
+        tracing::warn!("receipts need --log-key here: {error:#}");
+    }
     for info in node.engine.models() {
         let manifest = info.model.manifest();
         let native = if manifest.native { "native" } else { "claims only" };

@@ -13,7 +13,7 @@ use hyperion_rpc::receipt_json::{Envelope, TensorData};
 use hyperion_verify::{note::NoteKey, receipt};
 
 use super::Exit;
-use crate::{clock::MachineClock, devices, wire::embedded};
+use crate::{clock::MachineClock, devices, known_logs, wire::embedded};
 
 /// Check a receipt offline: signature, log, output, and with --recompute the result itself.
 ///
@@ -55,7 +55,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let signed_by = keys.iter().find(|key| note.signatures.iter().any(|line| key.wrote(line)));
         let Some(key) = signed_by else {
             bail!(
-                "nobody whose key is known signed the checkpoint of {}; pass --log-key",
+                "nobody whose key is known signed the checkpoint of {}; pass --log-key, or keep the key with \
+                 `hyperion log trust`",
                 note.checkpoint.origin
             );
         };
@@ -124,20 +125,12 @@ fn log_keys(given: &[String]) -> Result<Vec<NoteKey>> {
         text.parse().with_context(|| format!("`{text}` is no log key"))
     };
     if given.is_empty() {
-        let known = known_logs().map(fs::read_to_string).and_then(Result::ok).unwrap_or_default();
-        return known.lines().filter(|line| !line.trim().is_empty()).map(parse).collect();
+        return known_logs::read();
     }
     let of = |key: &String| {
         if Path::new(key).is_file() { parse(&fs::read_to_string(key)?) } else { parse(key) }
     };
     given.iter().map(of).collect()
-}
-
-/// Where the keys of logs that were met before are kept.
-pub(crate) fn known_logs() -> Option<PathBuf> {
-    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
-    let folder = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or(home)?;
-    Some(folder.join("hyperion").join("known_logs"))
 }
 
 /// Runs the model anew on the receipt's input.

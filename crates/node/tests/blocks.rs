@@ -1,0 +1,133 @@
+//! Signed transactions and claims share the node's blocks, and what a block did is there after a restart.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::time::Duration;
+
+use alloy_consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
+use alloy_eips::eip2718::Encodable2718 as _;
+use alloy_primitives::{Address, TxKind, U256, hex};
+use alloy_signer::SignerSync as _;
+use alloy_signer_local::PrivateKeySigner;
+use alloy_sol_types::{SolCall as _, SolValue as _, sol};
+use hyperion_executor::{SkipReason, TxOutcome};
+use hyperion_node::{
+    chain::{Mined, TxRefused},
+    config::{DEV_ACCOUNTS, NodeConfig},
+    wire::{Node, embedded},
+};
+use hyperion_verify::state::{AccountWord, StatePath};
+
+sol! {
+    interface DigitReader {
+        function read(bytes calldata pixels) external view returns (uint256);
+    }
+}
+
+const READER: &str = include_str!("../../../contracts/artifacts/DigitReader.json");
+/// Key of the first account of the public test mnemonic.
+const KEY: [u8; 32] = hex!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80");
+
+fn start(config: &NodeConfig) -> Node {
+    Node::start(config, &[embedded::digits().unwrap()], |error| panic!("{error}")).unwrap()
+}
+
+fn signed(nonce: u64, gas_limit: u64, to: TxKind, value: u64, data: Vec<u8>) -> Vec<u8> {
+    let tx = TxEip1559 {
+        chain_id: 31_337,
+        nonce,
+        gas_limit,
+        max_fee_per_gas: 2_000_000_000,
+        max_priority_fee_per_gas: 0,
+        to,
+        value: U256::from(value),
+        input: data.into(),
+        ..TxEip1559::default()
+    };
+    let key = PrivateKeySigner::from_slice(&KEY).unwrap();
+    let signature = key.sign_hash_sync(&tx.signature_hash()).unwrap();
+    TxEnvelope::from(tx.into_signed(signature)).encoded_2718()
+}
+
+fn mined(node: &Node, bytes: Vec<u8>) -> Mined {
+    node.transactions.send(bytes).unwrap().recv_timeout(Duration::from_secs(60)).unwrap().unwrap()
+}
+
+fn balance(node: &Node, account: &Address) -> u128 {
+    let snapshot = node.ledger.store().snapshot();
+    let word = snapshot.pin().unwrap().get(&StatePath::account(account));
+    word.map_or(0, |word| AccountWord::from_word(&word).unwrap().balance)
+}
+
+#[test]
+fn a_contract_reads_a_digit_in_a_block_and_the_chain_goes_on_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = NodeConfig::dev(folder.path().join("node"));
+    let node = start(&config);
+    let model = embedded::digits().unwrap().model.id();
+
+    let artifact: serde_json::Value = serde_json::from_str(READER).unwrap();
+    let code = hex::decode(artifact["bytecode"].as_str().unwrap()).unwrap();
+    let deploy = [code, model.0.abi_encode()].concat();
+    let deployed = mined(&node, signed(0, 5_000_000, TxKind::Create, 0, deploy));
+    let contract = deployed.outcome.result().unwrap().created_address().unwrap();
+    let call = DigitReader::readCall { pixels: embedded::SEVEN.into() }.abi_encode();
+    let read = mined(&node, signed(1, 5_000_000, TxKind::Call(contract), 0, call.clone()));
+    let seven = read.outcome.result().unwrap().output().unwrap().clone();
+    assert_eq!(U256::from_be_slice(&seven), U256::from(7));
+    assert!(read.height > deployed.height);
+    let friend = Address::repeat_byte(0x77);
+    mined(&node, signed(2, 21_000, TxKind::Call(friend), 5, Vec::new()));
+    let (left, head) = (balance(&node, &DEV_ACCOUNTS[0]), node.ledger.store().head());
+    assert_eq!(balance(&node, &friend), 5);
+    node.stop().unwrap();
+
+    let node = start(&config);
+    assert_eq!(node.ledger.store().head(), head);
+    assert_eq!(balance(&node, &DEV_ACCOUNTS[0]), left);
+    let read = mined(&node, signed(3, 5_000_000, TxKind::Call(contract), 0, call));
+    assert_eq!(read.outcome.result().unwrap().output().unwrap(), &seven);
+    assert_eq!(read.height, head.height + 1, "the model is registered once");
+    node.stop().unwrap();
+}
+
+#[test]
+fn what_does_not_fit_a_block_waits_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&NodeConfig::dev(folder.path().join("node")));
+    let to = TxKind::Call(Address::repeat_byte(0x77));
+    let gas = node.chain.block_gas_max;
+    // EIP-7825 caps a transaction, so several are needed to fill a block.
+    let each = 16_000_000;
+    let fit = gas / each;
+    let told: Vec<_> = (0..=fit)
+        .map(|nonce| node.transactions.send(signed(nonce, each, to, 1, Vec::new())).unwrap())
+        .collect();
+    let heights: Vec<_> = told
+        .into_iter()
+        .map(|told| {
+            let mined = told.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
+            assert!(matches!(mined.outcome, TxOutcome::Executed { .. }), "{:?}", mined.outcome);
+            mined.height
+        })
+        .collect();
+    assert!(heights.is_sorted(), "in the order of arrival: {heights:?}");
+    node.stop().unwrap();
+}
+
+#[test]
+fn bytes_that_no_block_could_hold_are_refused_at_the_door() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&NodeConfig::dev(folder.path().join("node")));
+    let to = TxKind::Call(Address::repeat_byte(0x77));
+    let send = |bytes| node.transactions.send(bytes).unwrap_err();
+    assert_eq!(send(vec![0; (128 << 10) + 1]), TxRefused::Length { got: (128 << 10) + 1 });
+    assert_eq!(send(b"text".to_vec()), TxRefused::Unfit(SkipReason::UnsupportedType));
+    let max = node.chain.block_gas_max;
+    assert_eq!(send(signed(0, max + 1, to, 0, Vec::new())), TxRefused::Gas { got: max + 1, max });
+    // A nonce that is not next is known only when the block runs: it is skipped, and nothing is paid.
+    let before = balance(&node, &DEV_ACCOUNTS[0]);
+    let skipped = mined(&node, signed(9, 21_000, to, 1, Vec::new()));
+    assert!(matches!(skipped.outcome, TxOutcome::Skipped(_)), "{:?}", skipped.outcome);
+    assert_eq!(balance(&node, &DEV_ACCOUNTS[0]), before);
+    node.stop().unwrap();
+}
