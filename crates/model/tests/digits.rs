@@ -6,7 +6,7 @@ use hyperion_model::{Model, Prepared, Trust, import::import};
 use hyperion_ops::Reference;
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/digits").join(name)
+    Path::new("../../fixtures/digits").join(name)
 }
 
 fn digits() -> Vec<u8> {

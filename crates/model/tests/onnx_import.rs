@@ -12,7 +12,7 @@ use hyperion_model::{
 use proptest::prelude::*;
 
 fn digits(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/digits").join(name)
+    Path::new("../../fixtures/digits").join(name)
 }
 
 fn file() -> Vec<u8> {

@@ -14,7 +14,7 @@ use hyperion_primitives::Mix;
 use serde_json::json;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+    PathBuf::from("../../fixtures")
 }
 
 fn imported(source: &Path) -> Model {

@@ -137,7 +137,7 @@ fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
 /// Records one run; gives out the trace.
 fn recorded(dir: &Path) -> Vec<u8> {
     let (library, trace) = (dir.join("record.so"), dir.join("trace"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/crash_images/record.c");
+    let source = Path::new("tests/crash_images/record.c").to_path_buf();
     let built = Command::new("cc")
         .args(["-O1", "-fPIC", "-shared", "-pthread", "-o"])
         .args([&library, &source])

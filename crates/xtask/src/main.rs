@@ -42,8 +42,10 @@ fn main() -> anyhow::Result<()> {
     }
 }
 
-/// The repository's root.
+/// The repository's root. Asked for when it runs: with a target folder that checkouts share, the program may have been
+/// built in another one.
 fn root() -> PathBuf {
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let here = std::env::var_os("CARGO_MANIFEST_DIR").expect("`cargo xtask` runs this program");
+    let here = PathBuf::from(here);
     here.ancestors().nth(2).expect("crates/xtask lies two folders below the root").to_path_buf()
 }
