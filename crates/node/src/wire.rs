@@ -108,7 +108,8 @@ pub fn models(config: &NodeConfig) -> Result<Vec<Served>> {
 }
 
 fn served(alias: &str, path: &Path, tokenizer: &Path) -> Result<Served> {
-    let model = Model::open(path, Trust::Nothing).with_context(|| format!("model {alias}"))?;
+    let named = || format!("model {alias}, file {}", path.display());
+    let model = Model::open(path, Trust::Nothing).with_context(named)?;
     let beside = path.with_extension("tokenizer.json");
     let file = if tokenizer.as_os_str().is_empty() { beside } else { tokenizer.to_path_buf() };
     let reads_text = model.tokenizer_hash() != B256::ZERO;
