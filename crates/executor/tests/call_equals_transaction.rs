@@ -8,28 +8,12 @@ use common::{
     Chain, Key, Table,
     artifact::{self, DigitGate},
     double::{DIGITS, ENCODER, FOREIGN, image, text},
+    infer,
 };
 use hyperion_executor::{
     Tx,
-    precompile::{
-        abi::{IInference, IVerify, Sampling},
-        address,
-    },
+    precompile::{abi::IVerify, address},
 };
-
-fn infer(model: B256, input: Vec<u8>) -> Vec<u8> {
-    let sampling = Sampling {
-        temperatureQ16: 0,
-        topK: 0,
-        topPQ16: 0,
-        frequencyQ16: 0,
-        presenceQ16: 0,
-        tokensMax: 0,
-        stopHash: B256::ZERO,
-    };
-    IInference::inferCall { modelId: model, input: input.into(), sampling, seed: B256::ZERO }
-        .abi_encode()
-}
 
 #[test]
 fn a_call_gives_what_the_transaction_gives() {

@@ -5,41 +5,20 @@ mod common;
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
 use alloy_sol_types::{SolCall as _, SolError as _};
 use common::{
-    Chain, Key,
+    Chain, DRAWS_NOTHING, Key,
     artifact::{self, Probe},
     double::{self, DIGITS, ENCODER, image, text},
-    succeeded,
+    infer, succeeded,
 };
 use hyperion_executor::precompile::{
-    Run, Sampling as RunSampling,
+    Run, Sampling,
     abi::{
         IClaims, IInference,
         InferenceErrors::{ModelNotFound, UnknownFunction, ValueNotAccepted},
-        Sampling,
     },
     address,
 };
 use hyperion_primitives::{Dtype, output_hash, tensor_root};
-
-const NONE: Sampling = Sampling {
-    temperatureQ16: 0,
-    topK: 0,
-    topPQ16: 0,
-    frequencyQ16: 0,
-    presenceQ16: 0,
-    tokensMax: 0,
-    stopHash: B256::ZERO,
-};
-
-fn infer(model: B256, input: Vec<u8>) -> Vec<u8> {
-    let call = IInference::inferCall {
-        modelId: model,
-        input: input.into(),
-        sampling: NONE,
-        seed: B256::ZERO,
-    };
-    call.abi_encode()
-}
 
 struct Setup {
     chain: Chain,
@@ -77,12 +56,8 @@ impl Setup {
 
 /// What the double says of an image, as a contract reads it.
 fn expected(input: &[u8]) -> Vec<u8> {
-    let run = Run {
-        model: DIGITS,
-        input: input.into(),
-        sampling: RunSampling::default(),
-        seed: B256::ZERO,
-    };
+    let run =
+        Run { model: DIGITS, input: input.into(), sampling: Sampling::default(), seed: B256::ZERO };
     let output = double::output(&run);
     let root = tensor_root(Dtype::I32, &[1, 10], &output).unwrap();
     let returned =
@@ -102,7 +77,7 @@ fn every_kind_of_call_gives_the_same_bytes() {
         let hash = IInference::inferHashCall {
             modelId: DIGITS.0,
             input: pixels.clone().into(),
-            sampling: NONE,
+            sampling: DRAWS_NOTHING,
             seed: B256::ZERO,
         };
         let got = setup.probe(kind, address::INFERENCE, 1_000_000, 0, hash.abi_encode());

@@ -3,40 +3,23 @@
 mod common;
 
 use alloy_consensus::TxEip1559;
-use alloy_primitives::{Address, B256, TxKind};
+use alloy_primitives::{Address, TxKind};
 use alloy_sol_types::SolCall as _;
 use common::{
     Chain, Key, Table,
     artifact::{self, DigitGate, Probe},
     double::{DIGITS, ENCODER, image, text},
-    plain,
+    infer, plain,
 };
 use hyperion_executor::{
     Candidate, Executor, ExecutorConfig, Tx,
-    precompile::{
-        abi::{IInference, Sampling},
-        address,
-    },
+    precompile::address,
     revm::{bytecode::Bytecode, primitives::Bytes, state::AccountInfo},
 };
 use hyperion_primitives::Mix;
 use proptest::prelude::*;
 
 const PROBE: Address = Address::repeat_byte(0xbb);
-
-fn infer(model: B256, input: Vec<u8>) -> Vec<u8> {
-    let sampling = Sampling {
-        temperatureQ16: 0,
-        topK: 0,
-        topPQ16: 0,
-        frequencyQ16: 0,
-        presenceQ16: 0,
-        tokensMax: 0,
-        stopHash: B256::ZERO,
-    };
-    IInference::inferCall { modelId: model, input: input.into(), sampling, seed: B256::ZERO }
-        .abi_encode()
-}
 
 fn chain() -> Chain {
     let mut chain = Chain::new();

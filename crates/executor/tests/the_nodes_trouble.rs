@@ -3,18 +3,14 @@
 mod common;
 
 use alloy_primitives::{Address, B256, TxKind};
-use alloy_sol_types::SolCall as _;
 use common::{
     Chain, Key, Table,
     double::{DIGITS, image},
+    infer,
 };
 use hyperion_executor::{
     Candidate, Executor, ExecutorConfig, ExecutorError, Mode, Tx,
-    precompile::{
-        Run, Sampling as RunSampling,
-        abi::{IInference, Sampling},
-        address,
-    },
+    precompile::{Run, Sampling, address},
     revm::primitives::hardfork::SpecId,
 };
 
@@ -22,29 +18,20 @@ fn run(variant: i32) -> Run {
     Run {
         model: DIGITS,
         input: image(3, variant).into(),
-        sampling: RunSampling::default(),
+        sampling: Sampling::default(),
         seed: B256::ZERO,
     }
-}
-
-fn infer(variant: i32) -> Vec<u8> {
-    let sampling = Sampling {
-        temperatureQ16: 0,
-        topK: 0,
-        topPQ16: 0,
-        frequencyQ16: 0,
-        presenceQ16: 0,
-        tokensMax: 0,
-        stopHash: B256::ZERO,
-    };
-    let input = image(3, variant).into();
-    IInference::inferCall { modelId: DIGITS.0, input, sampling, seed: B256::ZERO }.abi_encode()
 }
 
 fn call(seed: u8, nonce: u64, variant: i32) -> Candidate {
     let mut key = Key::new(seed);
     key.nonce = nonce;
-    Tx::decode(&key.send_with_gas(TxKind::Call(address::INFERENCE), 0, infer(variant), 1_000_000))
+    Tx::decode(&key.send_with_gas(
+        TxKind::Call(address::INFERENCE),
+        0,
+        infer(DIGITS.0, image(3, variant)),
+        1_000_000,
+    ))
 }
 
 fn modes() -> [Executor; 2] {

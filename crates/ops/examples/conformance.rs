@@ -1,5 +1,5 @@
 //! Prints `crates/ops/conformance.toml` as the definitions give it, for a change of the definitions:
-//! `cargo run -p hyperion-ops --example conformance > /tmp/new && mv /tmp/new crates/ops/conformance.toml`
+//! `pinned=$(cargo run -p hyperion-ops --example conformance) && printf "%s\n" "$pinned" > crates/ops/conformance.toml`
 
 use hyperion_ops::{BackendError, Reference, conformance::check};
 

@@ -10,10 +10,15 @@ use std::{collections::BTreeMap, sync::Arc, thread};
 use alloy_consensus::{SignableTransaction, TxEip1559, TxEnvelope};
 use alloy_eips::{eip2718::Encodable2718 as _, eip2930::AccessList};
 use alloy_primitives::{Address, B256, Bytes, Signature, TxKind, U256};
+use alloy_sol_types::SolCall as _;
 use hyperion_executor::{
     Answers, AnswersLost, BlockFacts, BlockOutcome, Candidate, ExecEnv, Executor, ExecutorConfig,
     GenesisAccount, Mode, OnAnswers, StateDiff, Tx, TxOutcome, genesis,
-    precompile::{Checkpoint, Domain, GasSchedule, Logged, Manifest, Rules, Run, View, address},
+    precompile::{
+        Checkpoint, Domain, GasSchedule, Logged, Manifest, Rules, Run, View,
+        abi::{IInference, Sampling},
+        address,
+    },
     revm::{
         bytecode::Bytecode,
         database::{CacheDB, EmptyDB},
@@ -149,6 +154,23 @@ impl Key {
         self.nonce += 1;
         self.sign(TxEip1559 { nonce, gas_limit, ..plain(to, value, data) })
     }
+}
+
+/// Parameters of a model that draws nothing.
+pub(crate) const DRAWS_NOTHING: Sampling = Sampling {
+    temperatureQ16: 0,
+    topK: 0,
+    topPQ16: 0,
+    frequencyQ16: 0,
+    presenceQ16: 0,
+    tokensMax: 0,
+    stopHash: B256::ZERO,
+};
+
+/// Calldata of `infer`.
+pub(crate) fn infer(model: B256, input: Vec<u8>) -> Vec<u8> {
+    let (input, sampling, seed) = (input.into(), DRAWS_NOTHING, B256::ZERO);
+    IInference::inferCall { modelId: model, input, sampling, seed }.abi_encode()
 }
 
 /// A transaction that pays one wei a gas over a base fee of seven.

@@ -120,7 +120,8 @@ fn list(paths: &[PathBuf]) -> Result<()> {
     }
     files.sort();
     for path in files {
-        let model = Model::open(&path, Trust::Nothing)?;
+        let model = Model::open(&path, Trust::Nothing)
+            .with_context(|| format!("file {}", path.display()))?;
         let manifest = model.manifest();
         println!("{}", path.display());
         println!("  model    {}", model.id());
