@@ -57,13 +57,8 @@ impl Prepared {
                 }
             }
         }
-        let mut prepared = Self {
-            program,
-            manifest: model.manifest().clone(),
-            plan,
-            weights,
-            buffers: Vec::new(),
-        };
+        let mut prepared =
+            Self { program, manifest: *model.manifest(), plan, weights, buffers: Vec::new() };
         if let Err(error) = prepared.reserve(backend) {
             prepared.unload(backend);
             return Err(error.into());

@@ -100,6 +100,7 @@ pub enum OracleError {
 /// A float model.
 pub struct Oracle(Kind);
 
+#[expect(clippy::large_enum_variant, reason = "an oracle is made once and stays where it was made")]
 enum Kind {
     Encoder(Encoder),
     Classifier(Classifier),

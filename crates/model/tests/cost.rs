@@ -1,5 +1,7 @@
 //! What a run is said to cost, before it runs.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
+
 use hyperion_model::{
     Model, Program, Trust,
     file::Parts,

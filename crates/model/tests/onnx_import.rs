@@ -1,5 +1,7 @@
 //! Classifiers from ONNX: the same model as from safetensors, and no panic whatever the bytes.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

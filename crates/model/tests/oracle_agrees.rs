@@ -1,5 +1,7 @@
 //! The exact models beside candle in f32: how much the integers cost, and that the oracle reads what the import reads.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
+
 mod common;
 
 use std::path::{Path, PathBuf};

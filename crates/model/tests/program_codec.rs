@@ -1,5 +1,7 @@
 //! A program has one encoding, and one reason for each thing that it is not.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
+
 use hyperion_model::program::{Codes, DecodeError, Input, Node, Op, Program, ProgramError, Reason};
 use hyperion_ops::{
     ActivationTable, AttentionShape, LinearShape, NormKind, NormShape, Pairing, PoolMode, RopeShape,
@@ -108,7 +110,7 @@ fn what_does_not_fit_is_named() {
     let add = |inputs: &[u32]| node(Op::Add, inputs);
     let pool = |inputs: &[u32]| node(Op::Pool { mode: PoolMode::Mean, unit: false }, inputs);
     let embed = |vocab, width| node(Op::Embed { vocab, width, codes: Codes::W8r }, &[0]);
-    let cases: Vec<(&str, Input, u32, Vec<Node>, usize, &str)> = vec![
+    let cases = vec![
         ("no nodes", Input::Rows(5), 9, vec![], 0, "0 nodes"),
         ("no context", Input::Rows(5), 0, vec![add(&[0, 0])], 1, "context is 0"),
         (

@@ -57,7 +57,7 @@ fn row(text: &str, width: usize) -> Result<Vec<u8>, String> {
     for number in numbers {
         let value: f64 = number.parse().map_err(|_| format!("`{number}` is not a number"))?;
         let q16 = (value * 65_536.0).round();
-        if !(q16.abs() <= f64::from(hyperion_primitives::limits::SAT)) {
+        if q16.is_nan() || q16.abs() > f64::from(hyperion_primitives::limits::SAT) {
             return Err(format!("{number} is outside the range of Q16, some 16,384 either way"));
         }
         bytes.extend_from_slice(&(q16 as i32).to_le_bytes());
@@ -77,7 +77,7 @@ mod tests {
         let q16 = |numbers: &[i32]| {
             numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<u8>>()
         };
-        let cases: [(&str, &str, Result<Vec<u8>, &str>); 6] = [
+        let cases = [
             ("commas", "1,-0.5", Ok(q16(&[65_536, -32_768]))),
             ("spaces", " 0.25  2e-5\t", Ok(q16(&[16_384, 1]))),
             ("too few", "1", Err("1 numbers")),

@@ -1,6 +1,7 @@
 //! Sources and models of a few thousand weights, made on the spot.
 
 #![allow(dead_code, reason = "each test file uses its share")]
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -37,6 +38,10 @@ pub(crate) struct Folder {
 impl Folder {
     /// A BERT encoder with random weights and a unit-length mean as output.
     pub(crate) fn bert() -> Self {
+        fn norm(put: &mut impl FnMut(&str, &[usize], f32, f32), name: &str) {
+            put(&format!("{name}.weight"), &[HIDDEN], 1.0, 0.2);
+            put(&format!("{name}.bias"), &[HIDDEN], 0.0, 0.1);
+        }
         let mut mix = Mix::new(7);
         let mut tensors = BTreeMap::new();
         let mut put = |name: &str, shape: &[usize], centre: f32, spread: f32| {
@@ -45,10 +50,6 @@ impl Folder {
                 (centre + spread * unit).to_le_bytes()
             });
             tensors.insert(name.to_owned(), (Dtype::F32, shape.to_vec(), data.collect()));
-        };
-        let mut norm = |put: &mut dyn FnMut(&str, &[usize], f32, f32), name: &str| {
-            put(&format!("{name}.weight"), &[HIDDEN], 1.0, 0.2);
-            put(&format!("{name}.bias"), &[HIDDEN], 0.0, 0.1);
         };
         put("embeddings.word_embeddings.weight", &[VOCABULARY, HIDDEN], 0.0, 0.3);
         put("embeddings.position_embeddings.weight", &[POSITIONS, HIDDEN], 0.0, 0.1);

@@ -47,7 +47,7 @@ impl Constant {
         let (format, bits) = match tensor.data_type {
             data_type::INT64 => {
                 let ints = if raw.is_empty() { tensor.int64_data.clone() } else { i64s(raw) };
-                let whole = raw.is_empty() || raw.len() % 8 == 0;
+                let whole = raw.is_empty() || raw.len().is_multiple_of(8);
                 if !whole || elements != Some(ints.len() as u64) {
                     return Err(refuse(format!("{} elements do not fill {dims:?}", ints.len())));
                 }

@@ -297,10 +297,10 @@ impl Walk {
         let Constant::Ints(shape) = shape else {
             return Err("its shape is not of integers".into());
         };
-        let keeps = match shape.as_slice() {
-            &[0, -1] => zero_keeps,
-            &[1, -1] => true,
-            &[batch, row] => (batch != 0 || zero_keeps) && u64::try_from(row) == Ok(self.width),
+        let keeps = match *shape.as_slice() {
+            [0, -1] => zero_keeps,
+            [1, -1] => true,
+            [batch, row] => (batch != 0 || zero_keeps) && u64::try_from(row) == Ok(self.width),
             _ => false,
         };
         if !keeps {

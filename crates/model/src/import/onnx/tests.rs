@@ -438,7 +438,8 @@ fn a_model_without_graph_or_operator_set_is_refused() {
         change(&mut model);
         layers(&model.encode_to_vec()).unwrap_err().to_string()
     };
-    let cases: [(&str, fn(&mut proto::Model), &str); 5] = [
+    type Change = fn(&mut proto::Model);
+    let cases: [(&str, Change, &str); 5] = [
         ("no graph", |model| model.graph = None, "no graph"),
         ("no operator set", |model| model.opsets.clear(), "names no operator set"),
         ("an old operator set", |model| model.opsets[0].version = 6, "6 is older than 7"),
