@@ -1,5 +1,7 @@
 //! Packed products against the definition, for codes at the edge of what a lane can collect.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
+
 use std::vec::Vec;
 
 use hyperion_primitives::{Mix, w8r};
@@ -22,7 +24,7 @@ const FILLS: [Fill; 9] = [
     ("largest", |_, row| row.fill(127)),
     ("least", |_, row| row.fill(-127)),
     ("largest of either sign", |mix, row| {
-        row.fill_with(|| if mix.below(2) == 0 { 127 } else { -127 })
+        row.fill_with(|| if mix.below(2) == 0 { 127 } else { -127 });
     }),
     // A lane collects two neighbours of each quad: 16 * 8 = 128 in four quads.
     ("four quads at the edge", |_, row| row.fill(16)),

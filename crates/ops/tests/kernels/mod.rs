@@ -1,6 +1,7 @@
 //! What the tests of kernels share: this machine's devices, and steps run on any of them.
 
 #![allow(dead_code, reason = "each test file uses its part")]
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
 
 use std::{
     sync::{
@@ -17,7 +18,7 @@ use hyperion_ops::{
 use hyperion_primitives::{Dtype, w8r};
 
 /// Threads that take parts as they come; more of them than this machine may have cores.
-pub struct Threads(pub usize);
+pub(crate) struct Threads(pub(crate) usize);
 
 impl Parallel for Threads {
     fn threads(&self) -> usize {
@@ -40,7 +41,7 @@ impl Parallel for Threads {
 }
 
 /// Every kernel set of this machine on each number of threads; says which sets it lacks.
-pub fn devices(threads: &[usize]) -> Vec<(String, Cpu)> {
+pub(crate) fn devices(threads: &[usize]) -> Vec<(String, Cpu)> {
     let sets = KernelSet::available();
     for (name, says) in [("avx2", "AVX2"), ("avx512-vnni", "AVX-512 VNNI")] {
         if sets.iter().all(|set| set.name() != name) {
@@ -57,7 +58,7 @@ pub fn devices(threads: &[usize]) -> Vec<(String, Cpu)> {
 }
 
 /// Asserts that every device gives what the definition gives.
-pub fn equal<T: PartialEq + std::fmt::Debug>(
+pub(crate) fn equal<T: PartialEq + std::fmt::Debug>(
     threads: &[usize],
     run: impl Fn(&mut dyn Backend) -> T,
 ) {
@@ -69,32 +70,32 @@ pub fn equal<T: PartialEq + std::fmt::Debug>(
 }
 
 /// A matrix without gaps in a buffer of its own.
-pub fn matrix(device: &mut dyn Backend, rows: usize, width: usize) -> View {
+pub(crate) fn matrix(device: &mut dyn Backend, rows: usize, width: usize) -> View {
     let buffer = device.alloc(4 * (rows * width) as u64).unwrap();
     view(buffer, 0, rows, width)
 }
 
 /// A matrix without gaps from element `offset` on.
-pub fn view(buffer: BufferId, offset: usize, rows: usize, width: usize) -> View {
+pub(crate) fn view(buffer: BufferId, offset: usize, rows: usize, width: usize) -> View {
     let [rows, width] = [rows, width].map(|size| u32::try_from(size).unwrap());
     View { buffer, dtype: Dtype::I32, offset: offset as u64, rows, width, stride: width }
 }
 
 /// A matrix with these elements.
-pub fn input(device: &mut dyn Backend, width: usize, x: &[i32]) -> View {
+pub(crate) fn input(device: &mut dyn Backend, width: usize, x: &[i32]) -> View {
     let view = matrix(device, x.len() / width, width);
     write(device, view, x);
     view
 }
 
 /// Writes a matrix without gaps.
-pub fn write(device: &mut dyn Backend, view: View, x: &[i32]) {
+pub(crate) fn write(device: &mut dyn Backend, view: View, x: &[i32]) {
     let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
     device.write(view.buffer, 4 * view.offset, &bytes).unwrap();
 }
 
 /// Reads a matrix, row by row.
-pub fn read(device: &mut dyn Backend, view: View) -> Vec<i32> {
+pub(crate) fn read(device: &mut dyn Backend, view: View) -> Vec<i32> {
     let mut elements = Vec::new();
     for row in 0..u64::from(view.rows) {
         let mut bytes = vec![0; 4 * view.width as usize];
@@ -107,17 +108,17 @@ pub fn read(device: &mut dyn Backend, view: View) -> Vec<i32> {
 
 /// A linear layer as its parts.
 #[derive(Clone, Debug)]
-pub struct Layer {
-    pub shape: LinearShape,
+pub(crate) struct Layer {
+    pub(crate) shape: LinearShape,
     /// `[n, k]`.
-    pub codes: Vec<i8>,
-    pub mantissas: Vec<u8>,
-    pub exponents: Vec<i8>,
-    pub bias: Vec<i32>,
+    pub(crate) codes: Vec<i8>,
+    pub(crate) mantissas: Vec<u8>,
+    pub(crate) exponents: Vec<i8>,
+    pub(crate) bias: Vec<i32>,
 }
 
 impl Layer {
-    pub fn pack(&self, device: &mut dyn Backend) -> WeightId {
+    pub(crate) fn pack(&self, device: &mut dyn Backend) -> WeightId {
         let (k, depth) = (self.shape.k as usize, self.shape.depth() as usize);
         let mut committed = vec![0; self.shape.n as usize * depth];
         for (bytes, codes) in committed.chunks_mut(depth).zip(self.codes.chunks(k)) {
@@ -137,7 +138,7 @@ impl Layer {
     }
 
     /// Applies the layer to rows in one step.
-    pub fn apply(&self, device: &mut dyn Backend, x: &[i32]) -> Vec<i32> {
+    pub(crate) fn apply(&self, device: &mut dyn Backend, x: &[i32]) -> Vec<i32> {
         let weights = self.pack(device);
         let input = input(device, self.shape.k as usize, x);
         let out = matrix(device, input.rows as usize, self.shape.n as usize);
