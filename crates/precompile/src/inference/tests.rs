@@ -52,7 +52,8 @@ proptest! {
 fn dirty_padding_trailing_bytes_and_other_offsets_are_refused() {
     let clean = encoding(vec![1; 33], abi::Sampling::default_zero());
     assert!(by_us(&clean));
-    let edits: [(&str, fn(&mut Vec<u8>)); 6] = [
+    type Edit = fn(&mut Vec<u8>);
+    let edits: [(&str, Edit); 6] = [
         ("a trailing word", |bytes| bytes.extend([0; 32])),
         ("a trailing byte", |bytes| bytes.push(0)),
         ("a byte short", |bytes| bytes.truncate(bytes.len() - 1)),
