@@ -12,7 +12,7 @@
 //! nobody ends up paying for stays below twice the block's gas.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::{Arc, mpsc::sync_channel},
 };
 
@@ -136,11 +136,12 @@ impl<'a, A: Answers + ?Sized> Gather<'a, A> {
         for (index, tx) in txs.iter().enumerate().skip(from) {
             let Ok(tx) = tx else { continue };
             let sender = tx.env.caller;
-            if !nonces.contains_key(&sender) {
-                let info = state.basic_ref(sender)?;
-                nonces.insert(sender, info.map_or(0, |info| info.nonce));
-            }
-            let nonce = nonces.entry(sender).or_default();
+            let nonce = match nonces.entry(sender) {
+                Entry::Occupied(nonce) => nonce.into_mut(),
+                Entry::Vacant(place) => {
+                    place.insert(state.basic_ref(sender)?.map_or(0, |info| info.nonce))
+                }
+            };
             // It will be skipped, or follows something that cannot be foreseen.
             if tx.env.nonce != *nonce {
                 continue;

@@ -1,5 +1,7 @@
 //! The store as revm and the precompiles read it, and a block's changes as the store keeps them.
 
+use std::fmt::Display;
+
 use hyperion_precompile::{Checkpoint, ClaimWord, Logged, Manifest, View};
 use hyperion_primitives::{ClaimDigest, ModelId, RequestId};
 use hyperion_store::{LogReader, PageStore, Pinned, StatePath, StoreError, Word};
@@ -34,7 +36,7 @@ pub enum StateError {
 
 impl DBErrorMarker for StateError {}
 
-fn damaged(what: &'static str, key: impl ToString, why: impl ToString) -> StateError {
+fn damaged(what: &'static str, key: &dyn Display, why: &dyn Display) -> StateError {
     StateError::Damaged { what, key: key.to_string(), why: why.to_string() }
 }
 
@@ -55,25 +57,25 @@ impl<'s, P: PageStore> StateDb<'s, P> {
     fn blob(
         &self,
         what: &'static str,
-        key: impl ToString,
+        key: &dyn Display,
         hash: &B256,
     ) -> Result<Vec<u8>, StateError> {
-        self.pinned.blob(hash)?.ok_or_else(|| damaged(what, key, format!("no content {hash}")))
+        self.pinned.blob(hash)?.ok_or_else(|| damaged(what, key, &format!("no content {hash}")))
     }
 
     fn read_model(&self, model: &ModelId) -> Result<Option<Manifest>, StateError> {
         let Some(hash) = self.pinned.get(&StatePath::model(model)) else { return Ok(None) };
         let bytes = self.blob("manifest", model, &hash)?;
-        Manifest::decode(&bytes).map(Some).map_err(|why| damaged("manifest", model, why))
+        Manifest::decode(&bytes).map(Some).map_err(|why| damaged("manifest", model, &why))
     }
 
     fn read_claim(&self, digest: &ClaimDigest) -> Result<Logged, StateError> {
         let word = self.pinned.get(&StatePath::claim(digest));
-        let word = word.ok_or_else(|| damaged("claim", digest, "its word is missing"))?;
-        let word = ClaimWord::from_word(&word).map_err(|why| damaged("claim", digest, why))?;
+        let word = word.ok_or_else(|| damaged("claim", digest, &"its word is missing"))?;
+        let word = ClaimWord::from_word(&word).map_err(|why| damaged("claim", digest, &why))?;
         let entry = self.log.entry(word.index)?;
         let signed =
-            SignedClaim::from_entry(&entry).map_err(|why| damaged("claim", digest, why))?;
+            SignedClaim::from_entry(&entry).map_err(|why| damaged("claim", digest, &why))?;
         Ok(Logged { claim: signed.claim, word })
     }
 
@@ -146,7 +148,7 @@ impl<P: PageStore> DatabaseRef for StateDb<'_, P> {
     fn basic_ref(&self, address: Address) -> Result<Option<AccountInfo>, StateError> {
         let Some(word) = self.pinned.get(&StatePath::account(&address)) else { return Ok(None) };
         let account =
-            AccountWord::from_word(&word).map_err(|why| damaged("account", address, why))?;
+            AccountWord::from_word(&word).map_err(|why| damaged("account", &address, &why))?;
         let code_hash = self.pinned.get(&StatePath::code(&address)).unwrap_or(KECCAK_EMPTY);
         Ok(Some(AccountInfo {
             balance: U256::from(account.balance),
@@ -161,8 +163,8 @@ impl<P: PageStore> DatabaseRef for StateDb<'_, P> {
         if code_hash == KECCAK_EMPTY {
             return Ok(Bytecode::default());
         }
-        let code = self.blob("code", code_hash, &code_hash)?;
-        Bytecode::new_raw_checked(code.into()).map_err(|why| damaged("code", code_hash, why))
+        let code = self.blob("code", &code_hash, &code_hash)?;
+        Bytecode::new_raw_checked(code.into()).map_err(|why| damaged("code", &code_hash, &why))
     }
 
     fn storage_ref(&self, address: Address, key: U256) -> Result<U256, StateError> {
