@@ -249,7 +249,7 @@ async fn each_bad_request_has_its_status_and_names_its_field() {
             "33 stop tokens",
             digits(|r| {
                 r.sampling =
-                    Some(v1::Sampling { stop_tokens: vec![0; 33], ..v1::Sampling::default() })
+                    Some(v1::Sampling { stop_tokens: vec![0; 33], ..v1::Sampling::default() });
             }),
             InvalidArgument,
             "input_too_large",
