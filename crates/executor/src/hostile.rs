@@ -83,7 +83,7 @@ pub fn run(
             found.calls += count;
             match executor.execute(&env, &txs, &state, view, answers) {
                 Ok(outcome) => {
-                    outcome.outcomes.iter().for_each(|outcome| note(&mut found, outcome))
+                    outcome.outcomes.iter().for_each(|outcome| note(&mut found, outcome));
                 }
                 Err(error) => {
                     found.aborted += count;

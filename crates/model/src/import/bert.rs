@@ -208,8 +208,10 @@ impl Head {
             match kind {
                 "Transformer" => {}
                 "Pooling" => {
-                    head.pool =
-                        Some((mode(&json(&folder.join(&module.path).join("config.json"))?)?, false))
+                    head.pool = Some((
+                        mode(&json(&folder.join(&module.path).join("config.json"))?)?,
+                        false,
+                    ));
                 }
                 "Normalize" => {
                     if let Some((_, unit)) = &mut head.pool {

@@ -123,10 +123,10 @@ impl Builder {
     }
 
     fn quantized(&mut self, quantized: Quantized) {
-        let exponents: Vec<u8> =
-            quantized.exponents.iter().map(|exponent| exponent.cast_unsigned()).collect();
-        self.tensor(0, &quantized.codes);
-        self.tensor(1, &quantized.mantissas);
+        let Quantized { codes, mantissas, exponents } = quantized;
+        let exponents: Vec<u8> = exponents.into_iter().map(i8::cast_unsigned).collect();
+        self.tensor(0, &codes);
+        self.tensor(1, &mantissas);
         self.tensor(2, &exponents);
     }
 
