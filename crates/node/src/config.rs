@@ -214,7 +214,7 @@ impl Default for TlsConfig {
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Plaintext {
-    /// On 127.0.0.0/8 and ::1 only.
+    /// On `127.0.0.0/8` and `::1` only.
     Loopback,
     /// On any address: something in front speaks TLS.
     Anywhere,

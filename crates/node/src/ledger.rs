@@ -128,6 +128,7 @@ impl LogView for Ledger {
 }
 
 /// What a caller sees of a store that said no.
+#[expect(clippy::needless_pass_by_value, reason = "`map_err` hands it over")]
 fn refused(error: StoreError) -> Error {
     let code = match error {
         StoreError::OutsideLog { .. }

@@ -19,9 +19,9 @@ pub(crate) fn start(config: &TraceConfig) -> Result<()> {
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     if is_pretty {
-        lines.init()
+        lines.init();
     } else {
-        lines.json().init()
+        lines.json().init();
     }
     Ok(())
 }

@@ -159,7 +159,6 @@ fn register(ledger: &Ledger, chain: &Chain, served: &[Served], clock: &MachineCl
             blobs.push(manifest.encode().to_vec());
         }
     }
-    drop(known);
     if words.is_empty() {
         return Ok(());
     }
