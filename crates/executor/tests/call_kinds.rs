@@ -1,5 +1,7 @@
 //! The four kinds of call, value, forwarded gas and quoted prices, through a contract.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
+
 mod common;
 
 use alloy_primitives::{Address, B256, Bytes, TxKind, U256};
@@ -103,7 +105,7 @@ fn value_is_refused_and_comes_back() {
 #[test]
 fn a_refusal_is_typed_and_the_caller_keeps_its_gas() {
     let mut setup = Setup::new();
-    let cases: [(&str, Address, Vec<u8>, Vec<u8>, u64); 4] = [
+    let cases = [
         (
             "no model",
             address::INFERENCE,

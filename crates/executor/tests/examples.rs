@@ -1,5 +1,7 @@
 //! The two consumers, deployed and called through signed transactions.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
+
 mod common;
 
 use alloy_primitives::{Address, B256, TxKind, U256, keccak256};
