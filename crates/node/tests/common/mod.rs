@@ -59,17 +59,17 @@ impl Home {
         let log = File::create(self.file("node.stderr")).unwrap();
         let mut command = self.hyperion(&all);
         let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        let mut banner = Vec::new();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        let mut node = Node { child, banner: Vec::new(), lines };
         loop {
             let mut line = String::new();
-            if lines.read_line(&mut line).unwrap() == 0 {
+            if node.lines.read_line(&mut line).unwrap() == 0 {
                 let log = fs::read_to_string(self.file("node.stderr")).unwrap();
-                panic!("the node ended before it was ready: {banner:?}\n{log}");
+                panic!("the node ended before it was ready: {:?}\n{log}", node.banner);
             }
-            banner.push(line.trim_end().to_owned());
+            node.banner.push(line.trim_end().to_owned());
             if line.starts_with("ready") {
-                return Node { child, banner, _lines: lines };
+                return node;
             }
         }
     }
@@ -80,7 +80,8 @@ pub(crate) struct Node {
     pub(crate) child: Child,
     /// The lines it printed until it was ready.
     pub(crate) banner: Vec<String>,
-    _lines: BufReader<ChildStdout>,
+    /// Held open, so that a node that prints more does not meet a closed pipe.
+    lines: BufReader<ChildStdout>,
 }
 
 impl Node {
