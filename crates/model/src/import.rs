@@ -1,8 +1,9 @@
 //! Makes model files out of what others publish.
 //!
 //! An import is a pure function of the source's bits: the same source gives the same file and the same model id on
-//! every machine. Each source kind has its file: [`bert`] (Hugging Face encoders), [`mlp`] (safetensors with a declared
-//! graph), [`onnx`] (classifiers). What they share is [`Builder`], which turns source weights into operators one by one.
+//! every machine. Each source kind has its file: [`bert()`] (Hugging Face encoders), [`mlp()`] (safetensors with a
+//! declared graph), [`onnx()`] (classifiers). What they share is `Builder`, which turns source weights into operators
+//! one by one.
 
 mod bert;
 mod builder;
