@@ -1,7 +1,7 @@
 //! The float model that an exact model was made from, run by candle in f32 on the CPU.
 //!
 //! An oracle answers how much accuracy the integers cost, and nothing else: no claim, no root and no price
-//! is ever made of what it says. Start with [`Oracle::open`]; [`check`] runs it beside an exact model. This
+//! is ever made of what it says. Start with [`Oracle::open`]; [`check`](fn@check) runs it beside an exact model. This
 //! module and calibration are the only places of the crate where floats occur.
 
 mod agreement;

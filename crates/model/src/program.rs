@@ -2,7 +2,7 @@
 //!
 //! Value 0 is the input; node `i` defines value `i + 1` and reads values up to `i`. The last node is the output and
 //! every other value is read by somebody. A [`Program`] exists only if all of that holds and every operator fits the
-//! values it reads ([`check`]), so nothing after it has to ask again. Its bytes (`docs/model-format.md`, "Program") are
+//! values it reads (`check`), so nothing after it has to ask again. Its bytes (`docs/model-format.md`, "Program") are
 //! the only encoding there is, and their hash is part of the model's identity.
 
 mod check;

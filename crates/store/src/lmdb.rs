@@ -7,7 +7,7 @@
 //! * the map is sized once, at open; growing it is reopening;
 //! * no cursor or iterator leaves a call, and every slice borrows the transaction that pins its page;
 //! * a write transaction's `get` borrows it shared, `put` exclusively;
-//! * [`DirLock`](crate::lock::DirLock) keeps a directory open once.
+//! * [`DirLock`] keeps a directory open once.
 //!
 //! Flags are `NO_TLS` and nothing else: no `WRITE_MAP`, `MAP_ASYNC`, `NO_SYNC`, `NO_META_SYNC`, `NO_LOCK` or
 //! `NO_MEM_INIT`, and no `DUP_SORT` or `INTEGER_KEY` tables. A commit is therefore: write the pages, `fdatasync`, write

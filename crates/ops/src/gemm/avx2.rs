@@ -18,7 +18,7 @@
 //! | four together | their codes keep it | 2.25 |
 //! | two together | theirs do | 2.5 |
 //! | one | its two do | 3 |
-//! | signed | none: `|a|` times `w` with the sign of `a`, at most `2 * 127^2 < 2^15` | 5 |
+//! | signed | none: `abs(a)` times `w` with the sign of `a`, at most `2 * 127^2 < 2^15` | 5 |
 //!
 //! The 128 is taken back by a row's sum of codes, those of signed quads excepted.
 #![expect(unsafe_code, reason = "intrinsics; a token proves that the CPU has them")]

@@ -1,4 +1,4 @@
-//! Keccak-f[1600] on four states at once: word i of every state lies in one 256-bit register.
+//! `Keccak-f[1600]` on four states at once: word i of every state lies in one 256-bit register.
 #![expect(unsafe_code, reason = "a token proves that the CPU has AVX2")]
 
 use core::arch::x86_64::{
@@ -120,7 +120,7 @@ macro_rules! rho_pi {
     }};
 }
 
-/// Keccak-f[1600] (FIPS 202, 3.3); word (x, y) of the text is word x + 5y here.
+/// `Keccak-f[1600]` (FIPS 202, 3.3); word (x, y) of the text is word x + 5y here.
 #[target_feature(enable = "avx2")]
 fn permute(state: &mut [__m256i; 25]) {
     let mut a = *state;
