@@ -106,13 +106,7 @@ impl LogView for Ledger {
     }
 
     fn index_of_leaf(&self, leaf: B256) -> Result<Option<u64>, Error> {
-        let log = self.store.log();
-        for index in 0..log.size() {
-            if log.leaf(index).map_err(refused)? == leaf {
-                return Ok(Some(index));
-            }
-        }
-        Ok(None)
+        self.store.log().index_of(&leaf).map_err(refused)
     }
 
     fn claim(&self, claim: ClaimDigest) -> Result<Option<Standing>, Error> {

@@ -44,7 +44,7 @@ pub struct Standing {
 
 /// The claim log as this crate reads it.
 ///
-/// Every method answers from durable data; all but [`index_of_leaf`](Self::index_of_leaf) take logarithmic time.
+/// Every method answers from durable data in logarithmic time, but for the first [`index_of_leaf`](Self::index_of_leaf).
 /// Errors are the caller's to see: `checkpoint_unknown`, `claim_not_found`, `bad_field`, `store_poisoned`, `internal`.
 pub trait LogView: Send + Sync + 'static {
     /// The newest published checkpoint, now and whenever it changes; `None` before the first.
@@ -92,7 +92,7 @@ pub trait LogView: Send + Sync + 'static {
     /// `checkpoint_unknown` when there are not so many.
     fn entries(&self, n: u64, width: u16) -> Result<Vec<u8>, Error>;
 
-    /// The entry with this leaf hash; may read the whole lowest level.
+    /// The first entry with this leaf hash; the first call may read the whole lowest level, later ones may not.
     ///
     /// # Errors
     ///

@@ -5,6 +5,7 @@
 
 mod bundle;
 mod edge;
+mod leaves;
 mod note;
 mod proof;
 mod read;
@@ -16,6 +17,7 @@ pub(crate) use self::{
 };
 pub(crate) use bundle::{Entries, check_claim, walk};
 pub(crate) use edge::{Edge, Level, RUN_BYTES, RUN_HASHES, TILE_HASHES};
+pub(crate) use leaves::LeafIndex;
 pub(crate) use proof::peaks;
 pub use read::LogReader;
 pub(crate) use tiles::{HashSource, TileCache};

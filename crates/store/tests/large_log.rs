@@ -38,6 +38,15 @@ fn eighty_thousand_claims_survive_a_reopen() {
         let path = log.inclusion(index, log.size()).unwrap();
         check_inclusion(&leaves[index as usize], index, log.size(), &path, &root).unwrap();
     }
+    for round in 0..3 {
+        for _ in 0..200 {
+            // A claim that comes again in a later block is found where it came first.
+            let leaf = leaves[mix.below(log.size()) as usize];
+            let first = leaves.iter().position(|other| *other == leaf).map(|at| at as u64);
+            assert_eq!(log.index_of(&leaf).unwrap(), first, "round {round}");
+        }
+        assert_eq!(log.index_of(&leaf_hash(b"nobody's")).unwrap(), None);
+    }
     for old in ends {
         let proof = log.consistency(old, log.size()).unwrap();
         let old_root = log.checkpoint(old).unwrap().root;

@@ -23,6 +23,9 @@ fn read_until<P: PageStore>(store: &Store<P>, seed: u64, stop: &AtomicBool) -> u
         let proof = log.inclusion(index, log.size()).unwrap();
         check_inclusion(&log.leaf(index).unwrap(), index, log.size(), &proof, &log.root()).unwrap();
         assert!(log.entry(index).is_ok());
+        // Drawn claims may be alike; then the first of them is the answer.
+        let found = log.index_of(&log.leaf(index).unwrap()).unwrap().unwrap();
+        assert!(found <= index && log.leaf(found).unwrap() == log.leaf(index).unwrap());
         log.entries(index / 256, 1).unwrap();
 
         let snapshot = store.snapshot();

@@ -70,6 +70,19 @@ impl<'s, P: PageStore> LogReader<'s, P> {
         self.hashes(&read).node(0, index)
     }
 
+    /// The first entry with this leaf hash, if there is one.
+    ///
+    /// The first call after opening reads the lowest level of the tree, later ones what has been appended since.
+    ///
+    /// # Errors
+    ///
+    /// `Corrupt` when a run is missing or has another length.
+    pub fn index_of(&self, leaf: &LogHash) -> Result<Option<u64>> {
+        let read = self.store.pages.read()?;
+        let hashes = self.hashes(&read);
+        self.store.leaves.find(leaf, self.size(), |n| hashes.tile(0, n))
+    }
+
     /// The first `width` entries of bundle `n`, each as its length (u16) and its bytes: `/tile/entries/N`.
     ///
     /// # Errors
