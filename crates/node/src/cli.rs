@@ -1,5 +1,7 @@
 //! The command line: one file per subcommand.
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod config;
 mod demo;
 mod doctor;
@@ -7,10 +9,14 @@ mod infer;
 mod key;
 mod log;
 mod model;
+mod out;
 mod run;
 mod verify;
 
-use std::process::ExitCode;
+use std::{
+    io::{Write as _, stderr},
+    process::ExitCode,
+};
 
 use clap::{Parser, Subcommand};
 
@@ -20,7 +26,7 @@ use clap::{Parser, Subcommand};
 /// subcommand answers `--help`.
 ///
 /// Exit codes: 0 done; 1 a check said no; 2 usage or configuration; 3 store poisoned; 4 no device passed its
-/// self-test; 5 remote unreachable.
+/// self-test; 5 remote unreachable; 141 nobody reads on what is printed.
 #[derive(Debug, Parser)]
 #[command(name = "hyperion", version, max_term_width = 100)]
 struct Arguments {
@@ -67,6 +73,8 @@ pub enum Exit {
     NoDevice = 4,
     /// The node asked for an answer cannot be reached.
     Unreachable = 5,
+    /// Standard output was closed before everything was printed; what a shell says of a program ended by SIGPIPE.
+    Unread = 141,
 }
 
 impl std::fmt::Display for Exit {
@@ -77,6 +85,7 @@ impl std::fmt::Display for Exit {
             Self::StorePoisoned => "the store refuses writes; reopening it recovers",
             Self::NoDevice => "no device passed its self-test",
             Self::Unreachable => "the node cannot be reached",
+            Self::Unread => "nobody reads on",
         })
     }
 }
@@ -100,8 +109,9 @@ pub fn main() -> ExitCode {
     let Err(error) = done else { return ExitCode::SUCCESS };
     let code = error.downcast_ref::<Exit>().copied().unwrap_or(Exit::Usage);
     // A failed check has said what is wrong on its own line.
-    if !matches!(error.downcast_ref(), Some(Exit::CheckFailed)) {
-        eprintln!("error: {error:#}");
+    if !matches!(code, Exit::CheckFailed | Exit::Unread) {
+        // Where nobody listens there is nobody to tell.
+        drop(writeln!(stderr(), "error: {}", out::told(&error)));
     }
     ExitCode::from(code as u8)
 }

@@ -19,7 +19,8 @@ fn each_mistake_names_itself() {
     )
     .unwrap();
     fs::write(home.file("open.key"), "11".repeat(32)).unwrap();
-    let cases: [(&[&str], i32, &str); 10] = [
+    fs::write(home.file("letter.txt"), "Dear reader").unwrap();
+    let cases: [(&[&str], i32, &str); 11] = [
         (
             &["config", "check", "--config", "typo.toml"],
             2,
@@ -32,6 +33,8 @@ fn each_mistake_names_itself() {
         (&["run", "--dev", "--model", "x=no.hyp"], 2, "no.hyp"),
         (&["run", "--dev", "--model", "x"], 2, "want ALIAS=FILE"),
         (&["verify", "missing.json"], 2, "missing.json"),
+        // Its reason was once told twice, by the error and by the error's cause.
+        (&["verify", "letter.txt"], 2, "error: not a receipt: expected value at line 1 column 1\n"),
         (&["key", "address", "open.key"], 2, "chmod 600"),
         (
             &["infer", "digits", "--input", "seven.i32", "--node", "http://127.0.0.1:9"],

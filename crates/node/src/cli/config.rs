@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+use super::{out, out::say};
 use crate::config::{ChainSpec, NodeConfig};
 
 /// Check and print the configuration.
@@ -38,8 +39,8 @@ pub(crate) fn run(command: &Command) -> Result<()> {
     let config = source.load(NodeConfig::default())?;
     let chain = ChainSpec::load(&config.chain_file)?;
     match command {
-        Command::Check(_) => println!("ok   chain {}   spec {}", chain.chain_id, chain.digest()),
-        Command::Print(_) => print!("{}", toml::to_string_pretty(&config)?),
+        Command::Check(_) => say!("ok   chain {}   spec {}", chain.chain_id, chain.digest())?,
+        Command::Print(_) => out::write(format_args!("{}", toml::to_string_pretty(&config)?))?,
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ use hyperion_model::Tokenizer;
 use hyperion_primitives::B256;
 use hyperion_rpc::serve::Shutdown;
 
-use super::{infer, model, verify};
+use super::{infer, model, out::say, verify};
 use crate::{
     chain::{Mined, Transactions},
     config::{ChainSpec, NodeConfig},
@@ -75,7 +75,7 @@ sol! {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let file = folder.path().join("minilm.hyp");
-    println!("== 1. A published model becomes an exact one");
+    say!("== 1. A published model becomes an exact one")?;
     model::import_model(&arguments.minilm, &file)?;
 
     let mut config = NodeConfig::dev(folder.path().join("node"));
@@ -90,11 +90,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let demo = Demo { config, file, receipts: folder.path().to_owned() };
     let key = runtime.block_on(demo.serve())?;
 
-    println!(
+    say!(
         "\n== 4. The node is gone; each receipt is checked offline, and its result computed again"
-    );
+    )?;
     for (index, sentence) in SENTENCES.iter().enumerate() {
-        println!("-- {sentence}");
+        say!("-- {sentence}")?;
         verify::run(&verify::Arguments {
             receipt: demo.receipt(index),
             log_key: vec![key.clone()],
@@ -103,7 +103,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             threads: 0,
         })?;
     }
-    println!("\nEverything held.");
+    say!("\nEverything held.")?;
     Ok(())
 }
 
@@ -135,14 +135,14 @@ impl Demo {
         let address = format!("http://{}", listeners.grpc_address());
         let serving = tokio::spawn(listeners.serve(door, axum::Router::new()));
 
-        println!("\n== 2. Real sentences over gRPC to {address}, run on {backend}");
+        say!("\n== 2. Real sentences over gRPC to {address}, run on {backend}")?;
         for (index, sentence) in SENTENCES.iter().enumerate() {
-            println!("-- {sentence}");
+            say!("-- {sentence}")?;
             let ask = infer::Arguments::text("minilm", sentence, &address, self.receipt(index));
             infer::ask(&ask, domain(&node.chain)).await?;
         }
 
-        println!("\n== 3. A contract pays for the answer whose meaning is near");
+        say!("\n== 3. A contract pays for the answer whose meaning is near")?;
         let (spec, txs) = (node.chain.clone(), node.transactions.clone());
         let (file, key) = (self.file.clone(), node.ledger.key().to_string());
         tokio::task::spawn_blocking(move || bounty(&spec, &txs, &file)).await??;
@@ -218,7 +218,7 @@ fn bounty(spec: &ChainSpec, txs: &Transactions, file: &Path) -> Result<()> {
     let arguments = (model.id().0, *first, *last).abi_encode_params();
     let deployed = asker.send(TxKind::Create, 0, [hex::decode(code)?, arguments].concat())?;
     let contract = deployed.created_address().context("the contract was not deployed")?;
-    println!("deploy    {contract}  gas {}", deployed.tx_gas_used());
+    say!("deploy    {contract}  gas {}", deployed.tx_gas_used())?;
     let to = TxKind::Call(contract);
 
     let ask = SemanticBounty::askCall {
@@ -229,13 +229,13 @@ fn bounty(spec: &ChainSpec, txs: &Transactions, file: &Path) -> Result<()> {
     };
     let asked = asker.send(to, REWARD, ask.abi_encode())?;
     let event = event::<SemanticBounty::Asked>(&asked)?;
-    println!(
+    say!(
         "ask       {} coins for \"{QUESTION}\", cosine {:.2} to {:.2}  gas {}",
         REWARD / COIN,
         q15(BOUNDS[0]),
         q15(BOUNDS[1]),
         asked.tx_gas_used()
-    );
+    )?;
 
     let answer = |account: &mut Account<'_>, text: &str| -> Result<ExecutionResult> {
         let tokens = bytes(text)?;
@@ -252,28 +252,28 @@ fn bounty(spec: &ChainSpec, txs: &Transactions, file: &Path) -> Result<()> {
     let refused = answer(&mut wrong, WRONG)?;
     ensure!(!refused.is_success(), "the wrong answer was paid");
     let why = SemanticBounty::TooFar::abi_decode(refused.output().context("a revert has data")?)?;
-    println!(
+    say!(
         "refused   \"{WRONG}\": TooFar, cosine {:.2} is below {:.2}  gas {}",
         q15(i32::try_from(why.cosineQ15)?),
         q15(i32::try_from(why.floorQ15)?),
         refused.tx_gas_used()
-    );
+    )?;
     let paid = answer(&mut right, RIGHT)?;
     ensure!(paid.is_success(), "the right answer was refused: {paid:?}");
     let cosine = self::event::<SemanticBounty::Answered>(&paid)?.cosineQ15;
-    println!(
+    say!(
         "accepted  \"{RIGHT}\": cosine {:.2}  gas {}",
         q15(i32::try_from(cosine)?),
         paid.tx_gas_used()
-    );
+    )?;
     let withdrawn = right.send(to, 0, SemanticBounty::withdrawCall {}.abi_encode())?;
     ensure!(withdrawn.is_success(), "the reward stays: {withdrawn:?}");
-    println!(
+    say!(
         "paid      {} coins to {}  gas {}",
         REWARD / COIN,
         right.address(),
         withdrawn.tx_gas_used()
-    );
+    )?;
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use hyperion_ops::conformance;
 
-use super::Exit;
+use super::{Exit, out, out::say};
 use crate::devices;
 
 /// List devices and run the conformance suite on each.
@@ -20,18 +20,17 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.conformance {
         let mut device = devices::open("auto", arguments.threads)?.remove(0);
-        print!("{}", conformance::check(device.as_mut())?);
-        return Ok(());
+        return out::write(format_args!("{}", conformance::check(device.as_mut())?));
     }
     let mut is_one_sound = false;
     for mut device in devices::every(arguments.threads)? {
         let info = device.info().clone();
         let report = conformance::check(device.as_mut())?;
         let verdict = if report.conforms() { "conformance ok" } else { "conformance FAILED" };
-        println!("{:<6} {}, {} threads   {verdict}", info.name, info.kernels, info.threads);
+        say!("{:<6} {}, {} threads   {verdict}", info.name, info.kernels, info.threads)?;
         if !report.conforms() {
             for difference in report.differences() {
-                println!("       {difference:?}");
+                say!("       {difference:?}")?;
             }
         }
         is_one_sound |= report.conforms();

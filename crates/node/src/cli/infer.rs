@@ -17,7 +17,7 @@ use hyperion_rpc::{
 use hyperion_verify::Domain;
 use rand::{TryRngCore as _, rngs::OsRng};
 
-use super::Exit;
+use super::{Exit, out::say};
 use crate::config::ChainSpec;
 
 /// Ask a node for one inference and keep the receipt.
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     runtime.block_on(ask(arguments, crate::wire::domain(&chain)))
 }
 
-/// Asks, prints the answer's lines, and writes the receipt where one is wanted.
+/// Asks, writes the receipt where one is wanted, and prints the answer's lines.
 pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
     let config = ClientConfig { token: arguments.token.clone(), ..ClientConfig::default() };
     let mut node = Client::connect(&arguments.node, &config)
@@ -122,17 +122,19 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
         .map_err(|status| anyhow::anyhow!("{}: {}", status.code(), status.message()))?
         .into_inner();
     let digest = client::claim_digest(&domain, &answer)?;
+    let mut lines = Vec::new();
     for output in &answer.outputs {
         let output = client::tensor_data(output.clone())?;
         let dims: Vec<_> = output.dims.iter().map(u64::to_string).collect();
-        println!("output   {}[{}]{}", output.dtype, dims.join(","), best(&output));
+        lines.push(format!("output   {}[{}]{}", output.dtype, dims.join(","), best(&output)));
     }
     let claim = answer
         .claim
         .as_ref()
         .and_then(|signed| signed.claim.as_ref())
         .context("the answer has no claim")?;
-    println!("claim    {digest}  macs {}  worker 0x{}", claim.macs, hex::encode(&claim.worker));
+    let worker = hex::encode(&claim.worker);
+    lines.push(format!("claim    {digest}  macs {}  worker 0x{worker}", claim.macs));
     if wanted {
         // What a text became is what the claim is about, and what whoever recomputes it needs.
         let of_text = || {
@@ -144,17 +146,18 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
         let envelope = client::envelope(domain, answer, Some(input))?;
         let receipt = envelope.receipt()?;
         let checkpoint = &receipt.note.checkpoint;
-        println!(
+        lines.push(format!(
             "log      entry {} of {}  checkpoint {}",
             receipt.index, checkpoint.size, checkpoint.origin
-        );
-        println!("tier     T1 reached");
+        ));
+        lines.push("tier     T1 reached".to_owned());
         if let Some(path) = &arguments.receipt {
             fs::write(path, envelope.to_json())
                 .with_context(|| format!("writing {}", path.display()))?;
         }
     }
-    Ok(())
+    // Printed last, so that the receipt is kept also when nobody reads to the end.
+    lines.iter().try_for_each(|line| say!("{line}"))
 }
 
 /// The largest element's index, for outputs that look like a classifier's.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use hyperion_engine::Signer as _;
 
+use super::out::say;
 use crate::keys::{self, WorkerKey};
 
 /// Make and show keys.
@@ -28,6 +29,6 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::New { out } => keys::create(out)?,
         Command::Address { file } => keys::read(file)?,
     };
-    println!("{}", WorkerKey::new(&secret)?.address());
+    say!("{}", WorkerKey::new(&secret)?.address())?;
     Ok(())
 }

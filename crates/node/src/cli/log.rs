@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail};
 use hyperion_store::{Store, StoreConfig, StoreError};
 
-use super::Exit;
+use super::{Exit, out::say};
 use crate::{
     config::{ChainSpec, NodeConfig},
     known_logs,
@@ -59,13 +59,13 @@ pub(crate) fn run(command: &Command) -> Result<()> {
         Command::Fsck(place) => fsck(&place.config()?),
         Command::Head(place) => {
             let head = open(&place.config()?)?.head();
-            println!("{} {} height {}", head.log_size, head.log_root, head.height);
+            say!("{} {} height {}", head.log_size, head.log_root, head.height)?;
             Ok(())
         }
         Command::Backup { place, to } => {
             let store = open(&place.config()?)?;
             store.backup(to)?;
-            println!("{} entries copied to {}", store.head().log_size, to.display());
+            say!("{} entries copied to {}", store.head().log_size, to.display())?;
             Ok(())
         }
         Command::Trust { key } => {
@@ -78,16 +78,18 @@ pub(crate) fn run(command: &Command) -> Result<()> {
 fn fsck(config: &StoreConfig) -> Result<()> {
     let report = Store::fsck(config)?;
     for fault in &report.faults {
-        println!("{fault:?}");
+        say!("{fault:?}")?;
     }
     if !report.is_clean() {
-        println!("{} places are wrong", report.faults.len());
+        say!("{} places are wrong", report.faults.len())?;
         bail!(Exit::CheckFailed);
     }
-    println!(
+    say!(
         "ok   {} entries, {} blocks, {} in the tail",
-        report.entries, report.blocks, report.tail_blocks
-    );
+        report.entries,
+        report.blocks,
+        report.tail_blocks
+    )?;
     Ok(())
 }
 

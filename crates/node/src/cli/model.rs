@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use hyperion_model::{Model, Prepared, Tensor, Tokenizer, Trust, import, oracle};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Exit;
+use super::{Exit, out::say};
 use crate::devices;
 
 /// Import, list and check model files.
@@ -100,7 +100,7 @@ pub(crate) fn import_model(source: &Path, out: &Path) -> Result<()> {
         fs::copy(&tokenizer, &beside).with_context(|| format!("writing {}", beside.display()))?;
     }
     fs::rename(&partial, out).with_context(|| format!("writing {}", out.display()))?;
-    println!("{id}  {}", out.display());
+    say!("{id}  {}", out.display())?;
     Ok(())
 }
 
@@ -123,21 +123,23 @@ fn list(paths: &[PathBuf]) -> Result<()> {
         let model = Model::open(&path, Trust::Nothing)
             .with_context(|| format!("file {}", path.display()))?;
         let manifest = model.manifest();
-        println!("{}", path.display());
-        println!("  model    {}", model.id());
-        println!("  program  {}  {} operators", manifest.program_id, model.program().nodes().len());
-        println!(
+        say!("{}", path.display())?;
+        say!("  model    {}", model.id())?;
+        say!("  program  {}  {} operators", manifest.program_id, model.program().nodes().len())?;
+        say!(
             "  weights  {} bytes   run {} bytes at {} rows",
             model.weights_bytes(),
             manifest.peak_bytes,
             manifest.rows_max
-        );
-        println!(
+        )?;
+        say!(
             "  work     {} + {} a row + {} a pair  MAC",
-            manifest.macs.base, manifest.macs.per_row, manifest.macs.per_pair
-        );
+            manifest.macs.base,
+            manifest.macs.per_row,
+            manifest.macs.per_pair
+        )?;
         if !model.tokenizer_hash().is_zero() {
-            println!("  text     tokenizer {}", model.tokenizer_hash());
+            say!("  text     tokenizer {}", model.tokenizer_hash())?;
         }
     }
     Ok(())
@@ -181,16 +183,12 @@ fn check_texts(
         least = least.min(cosine);
         sum += cosine;
         count += 1;
-        println!(
-            "{cosine:.5}  {:4} tokens  {}",
-            ids.len(),
-            line.chars().take(60).collect::<String>()
-        );
+        say!("{cosine:.5}  {:4} tokens  {}", ids.len(), line.chars().take(60).collect::<String>())?;
     }
     if count == 0 {
         bail!("there are no texts to compare");
     }
-    println!("cosine least {least:.5}, mean {:.5}, {count} texts", sum / f64::from(count));
+    say!("cosine least {least:.5}, mean {:.5}, {count} texts", sum / f64::from(count))?;
     verdict(least, at_least)
 }
 
@@ -223,13 +221,13 @@ fn check_rows(
         bail!("there are no rows to compare");
     }
     let share = f64::from(equal) / f64::from(count);
-    println!("same answer on {equal} of {count} rows");
+    say!("same answer on {equal} of {count} rows")?;
     verdict(share, at_least)
 }
 
 fn verdict(figure: f64, at_least: f64) -> Result<()> {
     if figure < at_least {
-        println!("below {at_least}");
+        say!("below {at_least}")?;
         bail!(Exit::CheckFailed);
     }
     Ok(())

@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Exit;
+use super::{Exit, out::say};
 use crate::{
     clock::MachineClock,
     config::NodeConfig,
@@ -97,19 +97,19 @@ async fn serve(
 
     let data =
         if is_dev { "<temporary>".to_owned() } else { config.data_dir.display().to_string() };
-    println!(
+    say!(
         "hyperion {}   chain {}   data {data}   devices {backend} ({} threads)",
         env!("CARGO_PKG_VERSION"),
         node.chain.chain_id,
         device.info.threads
-    );
-    println!(
+    )?;
+    say!(
         "grpc {}   http {}   metrics {}",
         listeners.grpc_address(),
         listeners.http_address(),
         metrics_listener.local_addr()?
-    );
-    println!("log key {}", node.ledger.key());
+    )?;
+    say!("log key {}", node.ledger.key())?;
     if let Err(error) = known_logs::remember(&node.ledger.key(), is_dev) {
         tracing::warn!("receipts need --log-key here: {error:#}");
     }
@@ -119,11 +119,11 @@ async fn serve(
         let macs = manifest.macs(1, 0).unwrap_or_default();
         let ready =
             info.ready.map_or_else(|error| error.to_string(), |()| "known answer ok".to_owned());
-        println!(
+        say!(
             "model {}  {}  {native}  {macs} MAC a row  {ready}",
             info.aliases.join(", "),
             info.id
-        );
+        )?;
     }
 
     let shutdown = Shutdown::default();
@@ -158,7 +158,7 @@ async fn serve(
     });
     let notice = Duration::from_secs(if is_dev { 0 } else { NOTICE_S });
     tokio::spawn(end(shutdown, poisoned.clone(), notice));
-    println!("ready in {:.2} s", Duration::from_micros(clock.now_us()).as_secs_f64());
+    say!("ready in {:.2} s", Duration::from_micros(clock.now_us()).as_secs_f64())?;
     listeners.serve(door, Router::new()).await?;
     drop(metrics);
     let stopped = tokio::task::spawn_blocking(move || node.stop()).await.context("stopping")?;

@@ -12,7 +12,10 @@ use hyperion_model::{Model, Prepared, Trust};
 use hyperion_rpc::receipt_json::{Envelope, TensorData};
 use hyperion_verify::{note::NoteKey, receipt};
 
-use super::Exit;
+use super::{
+    Exit,
+    out::{say, told},
+};
 use crate::{clock::MachineClock, devices, known_logs, wire::embedded};
 
 /// Check a receipt offline: signature, log, output, and with --recompute the result itself.
@@ -99,11 +102,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 fn check(name: &str, run: impl FnOnce() -> Result<String>) -> Result<()> {
     match run() {
         Ok(text) => {
-            println!("{name:<10} ok   {text}");
+            say!("{name:<10} ok   {text}")?;
             Ok(())
         }
         Err(error) => {
-            println!("{name:<10} FAILED  {error:#}");
+            say!("{name:<10} FAILED  {}", told(&error))?;
             bail!(Exit::CheckFailed);
         }
     }
