@@ -24,20 +24,29 @@ use revm::{
     state::AccountInfo,
 };
 
-use crate::{Answers, BlockFacts, Candidate, ExecEnv, Executor, Tx, TxOutcome};
+use crate::{Answers, BlockFacts, Candidate, ExecEnv, Executor, SkipReason, Tx, TxOutcome};
 
 /// Calls in one block.
 const BLOCK: u64 = 64;
-/// Who sends every transaction.
-const SENDER: Address = Address::repeat_byte(0x5e);
+/// Who sends a block's transaction at a place. Each has a sender of its own: one that is not executed leaves its sender's
+/// nonce as it was, and so would make the next ones of the same sender wait for it.
+const fn sender(place: u64) -> Address {
+    let mut bytes = [0x5e; 20];
+    bytes[19] = (place % BLOCK) as u8;
+    Address::new(bytes)
+}
 
 /// What became of the calls of one precompile.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The precompile called.
     pub precompile: Precompile,
-    /// Calls made.
+    /// Calls made: those executed, those skipped and those aborted.
     pub calls: u64,
+    /// Calls that were executed: they returned, reverted or ran out of gas.
+    pub executed: u64,
+    /// Calls that were not: their gas did not even cover their calldata.
+    pub skipped: u64,
     /// Calls that returned.
     pub returned: u64,
     /// Calls that reverted.
@@ -50,6 +59,8 @@ pub struct Found {
     pub aborted: u64,
     /// Why the first of those was not.
     pub first_abort: Option<String>,
+    /// The first reason but intrinsic gas for which a call was not executed; there should be none.
+    pub stray_skip: Option<SkipReason>,
 }
 
 /// Makes `calls` calls of each precompile, drawn from `seed`. `models` are ids that `view` knows.
@@ -67,19 +78,22 @@ pub fn run(
         let mut found = Found {
             precompile,
             calls: 0,
+            executed: 0,
+            skipped: 0,
             returned: 0,
             refused: 0,
             out_of_gas: 0,
             untyped: 0,
             aborted: 0,
             first_abort: None,
+            stray_skip: None,
         };
         let mut mix = Mix::new(seed ^ (precompile.address()[19] as u64) << 32);
         let state = relays(precompile);
         while found.calls < calls {
             let count = BLOCK.min(calls - found.calls);
             let txs: Vec<Candidate> =
-                (0..count).map(|nonce| Ok(tx(&mut mix, &env, precompile, models, nonce))).collect();
+                (0..count).map(|place| Ok(tx(&mut mix, &env, precompile, models, place))).collect();
             found.calls += count;
             match executor.execute(&env, &txs, &state, view, answers) {
                 Ok(outcome) => {
@@ -97,9 +111,20 @@ pub fn run(
 }
 
 fn note(found: &mut Found, outcome: &TxOutcome) {
-    match outcome.result() {
-        Some(ExecutionResult::Success { .. }) => found.returned += 1,
-        Some(ExecutionResult::Revert { output, .. }) => {
+    let result = match outcome {
+        TxOutcome::Executed { result, .. } => result,
+        TxOutcome::Skipped(reason) => {
+            found.skipped += 1;
+            if *reason != SkipReason::IntrinsicGas {
+                found.stray_skip.get_or_insert(*reason);
+            }
+            return;
+        }
+    };
+    found.executed += 1;
+    match result {
+        ExecutionResult::Success { .. } => found.returned += 1,
+        ExecutionResult::Revert { output, .. } => {
             // The relay says nothing of its own: an empty revert is that of a call without gas.
             if output.is_empty() {
                 found.out_of_gas += 1;
@@ -108,9 +133,7 @@ fn note(found: &mut Found, outcome: &TxOutcome) {
                 found.untyped += u64::from(Refusal::abi_decode(output).is_err());
             }
         }
-        Some(ExecutionResult::Halt { .. }) => found.out_of_gas += 1,
-        // Its gas did not cover the calldata itself.
-        None => found.out_of_gas += 1,
+        ExecutionResult::Halt { .. } => found.out_of_gas += 1,
     }
 }
 
@@ -122,7 +145,9 @@ const KINDS: [u8; 4] = [0xf1, 0xf2, 0xf4, 0xfa];
 fn relays(precompile: Precompile) -> CacheDB<EmptyDB> {
     let mut state = CacheDB::new(EmptyDB::default());
     let rich = AccountInfo { balance: U256::MAX >> 8, ..AccountInfo::default() };
-    state.insert_account_info(SENDER, rich);
+    for place in 0..BLOCK {
+        state.insert_account_info(sender(place), rich.clone());
+    }
     for kind in KINDS {
         // CALLDATACOPY(0, 0, CALLDATASIZE), and no return area.
         let mut code = vec![0x36, 0x5f, 0x5f, 0x37, 0x5f, 0x5f, 0x36, 0x5f];
@@ -146,7 +171,7 @@ const fn relay(kind: u8) -> Address {
     Address::with_last_byte(kind)
 }
 
-fn tx(mix: &mut Mix, env: &ExecEnv, precompile: Precompile, models: &[ModelId], nonce: u64) -> Tx {
+fn tx(mix: &mut Mix, env: &ExecEnv, precompile: Precompile, models: &[ModelId], place: u64) -> Tx {
     let data = calldata(mix, precompile, models);
     let to = match mix.below(5) {
         0 => precompile.address(),
@@ -159,8 +184,8 @@ fn tx(mix: &mut Mix, env: &ExecEnv, precompile: Precompile, models: &[ModelId], 
     };
     let value = if mix.below(8) == 0 { U256::from(mix.below(1_000)) } else { U256::ZERO };
     let env = TxEnv {
-        caller: SENDER,
-        nonce,
+        caller: sender(place),
+        nonce: 0,
         gas_limit,
         kind: TxKind::Call(to),
         value,
@@ -249,7 +274,9 @@ fn good(mix: &mut Mix, precompile: Precompile, models: &[ModelId]) -> Vec<u8> {
         }
         (Precompile::Claims, 0) => checkpointCall {}.abi_encode(),
         (Precompile::Claims, 1) => lookupCall { requestId: model }.abi_encode(),
-        (Precompile::Claims, 2) => lookupOfCall { requestId: model, worker: SENDER }.abi_encode(),
+        (Precompile::Claims, 2) => {
+            lookupOfCall { requestId: model, worker: sender(0) }.abi_encode()
+        }
         (Precompile::Claims, _) => {
             outputCall { requestId: model, modelId: model, minTier: 1 }.abi_encode()
         }
@@ -283,7 +310,7 @@ fn receipt(mix: &mut Mix, model: B256) -> Vec<u8> {
         macs: 1,
         challengeUntil: 0,
         tier: mix.below(7) as u8,
-        worker: SENDER,
+        worker: sender(0),
     };
     let proof = Inclusion { index: mix.below(10), size: mix.below(20), path };
     verifyReceiptCall { claim, signature: Bytes::from(bytes(mix, 65)), proof }.abi_encode()
