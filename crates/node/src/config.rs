@@ -278,11 +278,13 @@ pub struct AdmissionConfig {
     pub jobs_max: usize,
     /// Bytes of inputs queued in all.
     pub bytes_max: u64,
+    /// Connections that each of the gRPC and the HTTP listener serves at once; more wait until one closes.
+    pub connections_max: usize,
 }
 
 impl Default for AdmissionConfig {
     fn default() -> Self {
-        Self { jobs_max: 1024, bytes_max: 1 << 30 }
+        Self { jobs_max: 1024, bytes_max: 1 << 30, connections_max: 4096 }
     }
 }
 

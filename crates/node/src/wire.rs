@@ -340,8 +340,10 @@ pub async fn listen(config: &NodeConfig) -> Result<Listeners> {
         http: config.http.listen,
         tls,
         plaintext,
+        connections_max: config.admission.connections_max,
         streams_max: config.grpc.streams_max,
         grace: Duration::from_secs(config.drain_s),
+        ..ServeConfig::default()
     })
     .await?)
 }

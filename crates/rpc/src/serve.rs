@@ -22,7 +22,7 @@ use crate::{
     infer::InferenceService,
     log::LogService,
     oip::OpenInference,
-    tls::{Tls, accept},
+    tls::{Terms, Tls, accept},
 };
 
 /// Where plain, unencrypted listeners may be.
@@ -46,6 +46,10 @@ pub struct ServeConfig {
     pub tls: Option<Arc<Tls>>,
     /// Where plain text is allowed; loopback.
     pub plaintext: Plaintext,
+    /// Connections that each listener serves at once; 4,096. More wait in the kernel until one closes.
+    pub connections_max: usize,
+    /// How long a new connection may take to send its HTTP/2 preface, or anything else; 10 s.
+    pub greeting_wait: Duration,
     /// Streams one HTTP/2 connection may have open; 256.
     pub streams_max: u32,
     /// How long calls under way may take once the listeners have stopped; 30 s.
@@ -59,6 +63,8 @@ impl Default for ServeConfig {
             http: SocketAddr::from(([127, 0, 0, 1], 8000)),
             tls: None,
             plaintext: Plaintext::Loopback,
+            connections_max: 4096,
+            greeting_wait: Duration::from_secs(10),
             streams_max: 256,
             grace: Duration::from_secs(30),
         }
@@ -167,7 +173,10 @@ impl Listeners {
         let routes = routes.routes().prepare();
 
         let accepted = |listener, protocols| {
-            ReceiverStream::new(accept(listener, config.tls.clone(), protocols, stop.clone()))
+            let (tls, connections_max) = (config.tls.clone(), config.connections_max);
+            let greeting_wait = config.greeting_wait;
+            let terms = Terms { tls, protocols, connections_max, greeting_wait };
+            ReceiverStream::new(accept(listener, terms, stop.clone()))
         };
         let grpc = server(&config).serve_with_incoming_shutdown(
             Arrivals(routes),

@@ -1,9 +1,14 @@
 //! Connections as the servers take them: plain TCP, or TLS by rustls over ring.
 //!
+//! A listener serves a bounded number of connections; more wait in the kernel until one closes. So that nobody holds a
+//! place by silence, a peer has to show its protocol within a time: HTTP/2 by its preface, HTTP/1 by anything else. Behind
+//! that the servers' own clocks run: 30 s for the head of an HTTP/1 request, pings for HTTP/2.
+//!
 //! Handshakes happen beside the accept loop, so a peer that stalls in one holds up nobody. The configuration is
 //! read for each connection, so [`Tls::reload`] changes certificates without a restart.
 
 use std::{
+    future::Future as _,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -16,7 +21,8 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::Sleep,
 };
 use tokio_rustls::{
     TlsAcceptor,
@@ -142,23 +148,45 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long to wait when the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Which connections are taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// Certificates; `None` takes plain text.
+    pub(crate) tls: Option<Arc<Tls>>,
+    /// What ALPN offers.
+    pub(crate) protocols: &'static [&'static [u8]],
+    /// Connections at once, 1 at least.
+    pub(crate) connections_max: usize,
+    /// How long a peer may take to show its protocol.
+    pub(crate) greeting_wait: Duration,
+}
+
 /// Accepts connections until `stop`; those ready to be served come out of the channel.
 pub(crate) fn accept(
     listener: TcpListener,
-    tls: Option<Arc<Tls>>,
-    protocols: &'static [&'static [u8]],
+    terms: Terms,
     stop: CancellationToken,
 ) -> mpsc::Receiver<io::Result<Io>> {
+    let Terms { tls, protocols, connections_max, greeting_wait } = terms;
     let (ready, connections) = mpsc::channel(1);
     tokio::spawn(async move {
+        let connections_max = connections_max.clamp(1, Semaphore::MAX_PERMITS);
+        let connections = Arc::new(Semaphore::new(connections_max));
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         loop {
+            if connections.available_permits() == 0 {
+                tracing::warn!(connections_max, "a listener is full; new connections wait");
+            }
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
-                accepted = listener.accept() => accepted,
+                accepted = async {
+                    let place = Arc::clone(&connections).acquire_owned().await;
+                    let place = place.expect("the semaphore is never closed");
+                    listener.accept().await.map(|(stream, _)| (stream, place))
+                } => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, place) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) if is_the_peers(&error) => continue,
                 Err(error) => {
                     tracing::warn!(%error, "accepting connections pauses");
@@ -169,18 +197,22 @@ pub(crate) fn accept(
             // Small answers leave at once. A socket that refuses the option still works.
             drop(stream.set_nodelay(true));
             let Some(tls) = &tls else {
-                if ready.send(Ok(Io::Plain(stream))).await.is_err() {
+                let io = Io::new(Stream::Plain(stream), place, greeting_wait);
+                if ready.send(Ok(io)).await.is_err() {
                     return;
                 }
                 continue;
             };
-            let place = Arc::clone(&handshakes).acquire_owned().await;
+            let turn = Arc::clone(&handshakes).acquire_owned().await;
             let (acceptor, ready) = (tls.acceptor(protocols), ready.clone());
             tokio::spawn(async move {
                 let handshake = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await;
-                drop(place);
+                drop(turn);
                 match handshake {
-                    Ok(Ok(stream)) => drop(ready.send(Ok(Io::Tls(Box::new(stream)))).await),
+                    Ok(Ok(stream)) => {
+                        let io = Io::new(Stream::Tls(Box::new(stream)), place, greeting_wait);
+                        drop(ready.send(Ok(io)).await);
+                    }
                     Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
                     Err(_) => tracing::debug!("a TLS handshake took too long"),
                 }
@@ -196,10 +228,41 @@ fn is_the_peers(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-/// One connection.
-pub(crate) enum Io {
+/// One connection, and its place among those of its listener.
+pub(crate) struct Io {
+    stream: Stream,
+    greeting: Option<Greeting>,
+    _place: OwnedSemaphorePermit,
+}
+
+enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Io {
+    fn new(stream: Stream, place: OwnedSemaphorePermit, greeting_wait: Duration) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(greeting_wait));
+        Self { stream, greeting: Some(Greeting { awaited: PREFACE, deadline }), _place: place }
+    }
+}
+
+/// What an HTTP/2 client sends first.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The protocol is not known yet: everything so far is the preface's beginning.
+struct Greeting {
+    awaited: &'static [u8],
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Greeting {
+    /// Whether the protocol is known with these bytes.
+    fn ends_with(&mut self, bytes: &[u8]) -> bool {
+        let (both, rest) = self.awaited.split_at(bytes.len().min(self.awaited.len()));
+        self.awaited = rest;
+        rest.is_empty() || !bytes.starts_with(both)
+    }
 }
 
 /// The other end of a connection, as tonic hands it to requests.
@@ -212,9 +275,9 @@ impl Connected for Io {
     type ConnectInfo = Peer;
 
     fn connect_info(&self) -> Peer {
-        match self {
-            Self::Plain(stream) => Peer(stream.peer_addr().ok()),
-            Self::Tls(stream) => Peer(stream.get_ref().0.peer_addr().ok()),
+        match &self.stream {
+            Stream::Plain(stream) => Peer(stream.peer_addr().ok()),
+            Stream::Tls(stream) => Peer(stream.get_ref().0.peer_addr().ok()),
         }
     }
 }
@@ -225,10 +288,22 @@ impl AsyncRead for Io {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        let Self { stream, greeting, .. } = self.get_mut();
+        let before = buffer.filled().len();
+        let read = match stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(context, buffer),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(context, buffer),
+        };
+        if let Some(awaited) = greeting {
+            if read.is_pending() && awaited.deadline.as_mut().poll(context).is_ready() {
+                let late = "the peer did not show its protocol in time";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, late)));
+            }
+            if awaited.ends_with(&buffer.filled()[before..]) {
+                *greeting = None;
+            }
         }
+        read
     }
 }
 
@@ -238,9 +313,9 @@ impl AsyncWrite for Io {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(context, bytes),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(context, bytes),
         }
     }
 
@@ -249,30 +324,30 @@ impl AsyncWrite for Io {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(context, pieces),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(context),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(context),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(context),
+        match &mut self.get_mut().stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(context),
         }
     }
 }
