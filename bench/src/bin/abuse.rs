@@ -15,6 +15,8 @@
 mod ledger;
 #[path = "../../../crates/rpc/tests/common/raw.rs"]
 mod raw;
+#[path = "../stand_ins.rs"]
+mod stand_ins;
 
 use std::{
     collections::BTreeMap,
@@ -22,19 +24,16 @@ use std::{
     path::Path,
     sync::{Arc, mpsc},
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
-use hyperion_engine::{
-    Answer, ClaimSink, Clock, Engine, EngineConfig, ModelInfo, Pushback, Registry, SignError,
-    Signer,
-};
+use hyperion_engine::{Answer, Engine, EngineConfig, Registry};
 use hyperion_model::{Model, Trust, import};
 use hyperion_ops::Reference;
-use hyperion_primitives::{Address, B256};
+use hyperion_primitives::Address;
 use hyperion_rpc::{
     auth::Gate,
-    door::{Door, Face, Observer, Parts, Prices},
+    door::{Door, Face, Parts},
     r#gen::{
         inference::{
             self as oip, InferTensorContents, ModelInferRequest,
@@ -42,14 +41,14 @@ use hyperion_rpc::{
         },
         v1::{self, infer_request::Input, tensor::Body},
     },
-    health::Readiness,
     limits::Limits,
     serve::{Listeners, ServeConfig, Shutdown},
 };
-use hyperion_verify::{Domain, sign};
+use hyperion_verify::Domain;
 use ledger::Ledger;
 use prost::Message;
 use serde_json::{Value, json};
+use stand_ins::{Key, Nothing, RealClock, Sink};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -649,12 +648,11 @@ impl Node {
         let mut registry = Registry::new();
         registry.add("digits", digits).expect("a name");
         let (sink, claims) = mpsc::channel::<Arc<Answer>>();
-        let clock = Arc::new(RealClock(Instant::now()));
+        let clock = Arc::new(RealClock::start());
         let told = Arc::clone(&clock);
         let engine = tokio::task::spawn_blocking(move || {
-            let key = sign::SigningKey::from_slice(&[7; 32]).expect("a scalar");
             let device = Box::new(Reference::new(1 << 30));
-            let (config, signer) = (EngineConfig::default(), Arc::new(Key(key)));
+            let (config, signer) = (EngineConfig::default(), Arc::new(Key::fixed()));
             Engine::new(config, registry, vec![device], signer, DOMAIN, told, Box::new(Sink(sink)))
         });
         let engine = engine.await.expect("no panic").expect("a device in service");
@@ -772,56 +770,4 @@ impl Node {
             (None, _) => Got::Nothing(head.to_owned()),
         }
     }
-}
-
-#[derive(Debug)]
-struct RealClock(Instant);
-
-impl Clock for RealClock {
-    fn now_us(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_micros()).expect("a short bench")
-    }
-
-    fn unix_s(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
-    }
-}
-
-struct Key(sign::SigningKey);
-
-impl Signer for Key {
-    fn address(&self) -> Address {
-        sign::address(&self.0)
-    }
-
-    fn sign(&self, digest: B256) -> Result<[u8; 65], SignError> {
-        Ok(sign::sign(&self.0, &digest))
-    }
-}
-
-struct Sink(mpsc::Sender<Arc<Answer>>);
-
-impl ClaimSink for Sink {
-    fn offer(&self, answer: Arc<Answer>) -> Result<(), Pushback> {
-        self.0.send(answer).map_err(|_| Pushback::Draining)
-    }
-}
-
-/// Prices nothing, is always ready, watches nothing.
-struct Nothing;
-
-impl Prices for Nothing {
-    fn gas(&self, _: &ModelInfo, _: u64, _: u32) -> Option<u64> {
-        None
-    }
-}
-
-impl Readiness for Nothing {
-    fn ready(&self) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-impl Observer for Nothing {
-    fn answered(&self, _: &'static str, _: &str, _: &'static str, _: Duration) {}
 }

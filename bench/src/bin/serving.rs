@@ -11,6 +11,9 @@
 //! answer memo stays out.
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
+#[path = "../stand_ins.rs"]
+mod stand_ins;
+
 use std::{
     path::{Path, PathBuf},
     sync::{
@@ -19,12 +22,11 @@ use std::{
         mpsc,
     },
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use hyperion_engine::{
-    Answer, ClaimSink, Clock, Engine, EngineConfig, KernelPool, ModelInfo, Pushback, Registry,
-    SignError, Signer, Ticket,
+    Answer, Engine, EngineConfig, KernelPool, ModelInfo, Registry, Signer as _, Ticket,
 };
 use hyperion_model::{Model, Trust, file::Parts, import};
 use hyperion_ops::{Cpu, KernelSet};
@@ -32,9 +34,8 @@ use hyperion_primitives::{Address, B256, ClaimDigest, Mix, RequestId, U256};
 use hyperion_rpc::{
     auth::Gate,
     client::{Client, ClientConfig},
-    door::{Door, Observer, Parts as DoorParts, Prices},
+    door::{Door, Parts as DoorParts},
     r#gen::v1::{self, infer_request::Input, tensor::Body},
-    health::Readiness,
     limits::Limits,
     log::{Checkpoint, LogView, Standing},
     serve::{Listeners, ServeConfig, Shutdown},
@@ -43,6 +44,7 @@ use hyperion_rpc::{
 use hyperion_store::{BlockInput, Seal, Store, StoreConfig};
 use hyperion_verify::{Domain, Request, sign};
 use serde_json::{Value, json};
+use stand_ins::{Key, Nothing, RealClock, Sink, now};
 use tokio::sync::watch;
 
 const DOMAIN: Domain = Domain { chain_id: 31_337, verifying_contract: Address::repeat_byte(0x52) };
@@ -239,7 +241,7 @@ fn check(answer: &v1::InferResponse) {
     assert_eq!(wire.claim_digest, digest.0.as_slice());
     let signature: [u8; 65] = wire.signature[..].try_into().expect("65 bytes");
     let signer = sign::recover(&digest.0, &signature).expect("a signature");
-    assert_eq!(signer, sign::address(&key()));
+    assert_eq!(signer, Key::fixed().address());
 }
 
 /// Inputs that never repeat: pixels or token ids below a bound.
@@ -329,13 +331,13 @@ impl Node {
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let pool = Arc::new(KernelPool::new(threads).expect("the system gives threads"));
         let device = Box::new(Cpu::new(KernelSet::best(), pool));
-        let clock = Arc::new(BenchClock(Instant::now()));
+        let clock = Arc::new(RealClock::start());
         let (sink, claims) = mpsc::channel();
         let engine = Engine::new(
             EngineConfig::default(),
             registry,
             vec![device],
-            Arc::new(Key(key())),
+            Arc::new(Key::fixed()),
             DOMAIN,
             Arc::clone(&clock) as _,
             Box::new(Sink(sink)),
@@ -401,66 +403,6 @@ fn append(store: &Store, claims: &mpsc::Receiver<Arc<Answer>>, engine: &Engine) 
             .collect();
         engine.logged(&places);
     }
-}
-
-fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
-}
-
-#[derive(Debug)]
-struct BenchClock(Instant);
-
-impl Clock for BenchClock {
-    fn now_us(&self) -> u64 {
-        u64::try_from(self.0.elapsed().as_micros()).expect("a short bench")
-    }
-
-    fn unix_s(&self) -> u64 {
-        now().as_secs()
-    }
-}
-
-fn key() -> sign::SigningKey {
-    sign::SigningKey::from_slice(&[7; 32]).expect("a scalar")
-}
-
-struct Key(sign::SigningKey);
-
-impl Signer for Key {
-    fn address(&self) -> Address {
-        sign::address(&self.0)
-    }
-
-    fn sign(&self, digest: B256) -> Result<[u8; 65], SignError> {
-        Ok(sign::sign(&self.0, &digest))
-    }
-}
-
-struct Sink(mpsc::Sender<Arc<Answer>>);
-
-impl ClaimSink for Sink {
-    fn offer(&self, answer: Arc<Answer>) -> Result<(), Pushback> {
-        self.0.send(answer).map_err(|_| Pushback::Draining)
-    }
-}
-
-/// What the door is handed and no measured call asks for.
-struct Nothing;
-
-impl Prices for Nothing {
-    fn gas(&self, _: &ModelInfo, _: u64, _: u32) -> Option<u64> {
-        None
-    }
-}
-
-impl Readiness for Nothing {
-    fn ready(&self) -> Result<(), String> {
-        Ok(())
-    }
-}
-
-impl Observer for Nothing {
-    fn answered(&self, _: &'static str, _: &str, _: &'static str, _: Duration) {}
 }
 
 fn none<T>() -> Result<T, Error> {

@@ -1,0 +1,87 @@
+//! What an engine and a door are handed in a bench: a clock, a key, a way out for claims, and nothing for the rest.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use hyperion_engine::{Answer, ClaimSink, Clock, ModelInfo, Pushback, SignError, Signer};
+use hyperion_primitives::{Address, B256};
+use hyperion_rpc::{
+    door::{Observer, Prices},
+    health::Readiness,
+};
+use hyperion_verify::sign;
+
+/// Time since 1970.
+pub fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970")
+}
+
+/// The machine's clocks; the monotonic one begins with it.
+#[derive(Debug)]
+pub struct RealClock(Instant);
+
+impl RealClock {
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for RealClock {
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).expect("a short bench")
+    }
+
+    fn unix_s(&self) -> u64 {
+        now().as_secs()
+    }
+}
+
+/// The worker's key.
+pub struct Key(sign::SigningKey);
+
+impl Key {
+    /// The same in every run.
+    pub fn fixed() -> Self {
+        Self(sign::SigningKey::from_slice(&[7; 32]).expect("a scalar"))
+    }
+}
+
+impl Signer for Key {
+    fn address(&self) -> Address {
+        sign::address(&self.0)
+    }
+
+    fn sign(&self, digest: B256) -> Result<[u8; 65], SignError> {
+        Ok(sign::sign(&self.0, &digest))
+    }
+}
+
+/// Sends claims to whoever logs them.
+pub struct Sink(pub mpsc::Sender<Arc<Answer>>);
+
+impl ClaimSink for Sink {
+    fn offer(&self, answer: Arc<Answer>) -> Result<(), Pushback> {
+        self.0.send(answer).map_err(|_| Pushback::Draining)
+    }
+}
+
+/// Prices nothing, is always ready, watches nothing.
+pub struct Nothing;
+
+impl Prices for Nothing {
+    fn gas(&self, _: &ModelInfo, _: u64, _: u32) -> Option<u64> {
+        None
+    }
+}
+
+impl Readiness for Nothing {
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Observer for Nothing {
+    fn answered(&self, _: &'static str, _: &str, _: &'static str, _: Duration) {}
+}
