@@ -9,6 +9,7 @@ mod bert;
 mod builder;
 pub(crate) mod mlp;
 pub mod onnx;
+mod order;
 mod source;
 
 use std::{

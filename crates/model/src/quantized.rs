@@ -48,6 +48,7 @@ pub enum WeightError {
 }
 
 /// A matrix of source weights with its multipliers.
+#[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     /// Rows.
     pub rows: usize,
@@ -93,6 +94,24 @@ pub struct Quantized {
     pub exponents: Vec<i8>,
 }
 
+impl Quantized {
+    /// A square matrix that takes for each row one column, times exactly one: `64 · 128 / 2^13`.
+    pub(crate) fn choice(columns: &[usize]) -> Self {
+        let depth = w8r_depth(columns.len());
+        let mut codes = Vec::new();
+        for column in columns {
+            let mut line = vec![0; depth];
+            line[*column] = 64;
+            append(&line, Codes::W8r, &mut codes);
+        }
+        Self { codes, mantissas: vec![128; columns.len()], exponents: vec![13; columns.len()] }
+    }
+}
+
+fn w8r_depth(columns: usize) -> usize {
+    padded_depth(u32::try_from(columns).expect("a width is checked before")) as usize
+}
+
 /// Quantizes a matrix.
 ///
 /// # Errors
@@ -118,9 +137,7 @@ pub fn quantize(matrix: &Matrix<'_>, codes: Codes) -> Result<Quantized, WeightEr
     }
     let low = peaks.iter().map(|(_, exponent)| *exponent).min().unwrap_or(exponent_max);
     let depth = match codes {
-        Codes::W8r => {
-            padded_depth(u32::try_from(matrix.columns).expect("a width is checked before")) as usize
-        }
+        Codes::W8r => w8r_depth(matrix.columns),
         Codes::I16 => matrix.columns,
     };
     let mut quantized =

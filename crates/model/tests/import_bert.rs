@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Folder, HIDDEN, INNER, POSITIONS, VOCABULARY};
+use common::{Folder, HIDDEN, INNER, POSITIONS, VOCABULARY, WIDE, WIDE_INNER};
 use hyperion_model::{
     Model, Prepared, Trust,
     program::{Codes, Op},
@@ -70,6 +70,38 @@ fn the_program_has_the_layers_of_the_configuration() {
     assert_eq!(manifest.output_dtype, Dtype::I16);
     let per_row = 2 * (4 * HIDDEN * HIDDEN + 2 * HIDDEN * INNER) as u64;
     assert_eq!(manifest.macs(5, 0), Some(5 * per_row + 25 * 2 * 2 * HIDDEN as u64));
+}
+
+#[test]
+fn wide_rows_are_divided_and_their_order_brought_back() {
+    let model = Folder::wide_bert().model();
+    let nodes = model.program().nodes();
+    let linears: Vec<_> = nodes
+        .iter()
+        .filter_map(|node| match node.op {
+            Op::Linear(shape) => Some((shape.k as usize, shape.n as usize, shape.a15)),
+            _ => None,
+        })
+        .collect();
+    let layer = [
+        (32, 3 * WIDE, true),
+        (WIDE - 32, 3 * WIDE, false),
+        (WIDE, WIDE, false),
+        (32, WIDE_INNER, true),
+        (WIDE - 32, WIDE_INNER, false),
+        (32, WIDE, true),
+        (64, WIDE, false),
+        (WIDE_INNER - 96, WIDE, false),
+    ];
+    let last = [(WIDE, WIDE, true)];
+    assert_eq!(linears, [&layer[..], &layer, &last].concat());
+    assert!(matches!(nodes.last().unwrap().op, Op::Pool { .. }));
+    // The massive channels, the last among them, have become the first of every divided row.
+    let starts = nodes.iter().filter_map(|node| match node.op {
+        Op::Columns { start, len: 32 } => Some(start),
+        _ => None,
+    });
+    assert_eq!(starts.collect::<Vec<_>>(), [0; 6]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::{Path, PathBuf};
 
-use common::{Folder, HIDDEN, POSITIONS, VOCABULARY, import_bytes, tokens};
+use common::{Folder, HIDDEN, POSITIONS, VOCABULARY, WIDE, import_bytes, tokens};
 use hyperion_model::{
     Model, Tokenizer, Trust,
     oracle::{Agreement, CheckError, Oracle, OracleError, argmax, check, read_inputs},
@@ -88,7 +88,11 @@ fn tiny_encoders_point_where_float_points() {
         .into_iter()
         .map(|(name, tensor)| (format!("bert.{name}"), tensor))
         .collect();
+    let mut wide_rows = Folder::wide_bert();
+    wide_rows.modules = None;
     let cases = [
+        ("wide, massive channels", Folder::wide_bert(), WIDE),
+        ("wide, every token", wide_rows, 7 * WIDE),
         ("mean, unit length", mean, HIDDEN),
         ("first token", first, HIDDEN),
         ("last token, any length", last, HIDDEN),
@@ -216,11 +220,10 @@ fn minilm_points_where_float_points_and_takes_seconds() {
         all.into_iter().filter(|input| input.len() / 4 <= 64).step_by(6).collect();
     let report = check(&model, &oracle, &mut Reference::default(), &some, &mut |_| {}).unwrap();
     println!("{report}");
-    // The goal is 0.995 on every sentence (`cargo xtask show M2`). Plain 8-bit codes do not reach it on texts of a few
-    // tokens: 0.9885 was measured. This test guards what stands; it does not say that the goal is met.
+    // A text of two words is the hardest: nothing averages a token's rounding out.
     for agreement in &report.agreements {
         assert!(
-            matches!(agreement, Agreement::Cosine { cosine, .. } if *cosine >= 0.985),
+            matches!(agreement, Agreement::Cosine { cosine, .. } if *cosine >= 0.995),
             "{agreement}"
         );
     }

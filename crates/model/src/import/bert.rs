@@ -6,6 +6,9 @@
 //!
 //! What the operator set states differently is folded here, exactly: the token type row into the position table, and
 //! `log2(e)/√head_dim` into the queries' rows, weights and bias.
+//!
+//! Channels are stored in an [`Order`] that puts the massive ones first, so that the linear steps which read a norm's or an
+//! activation's output can take those apart with 15 bits; a last step brings the source's order back.
 
 use std::{fs, path::Path};
 
@@ -18,13 +21,14 @@ use serde_json::Number;
 
 use super::{
     Builder, ImportError, Progress,
+    order::{Order, Parts as Division},
     source::{Source, SourceTensor, Tensors},
 };
 use crate::{
     file::Parts,
     program::{Codes, Input, Op, ValueId},
     quantized::Matrix,
-    real::ROW_ONE,
+    real::{ROW_ONE, Real},
 };
 
 #[derive(Debug, Deserialize)]
@@ -98,13 +102,18 @@ pub fn bert(folder: &Path, progress: Progress<'_>) -> Result<Parts, ImportError>
         tensors: &tensors,
         prefix,
         sizes: &sizes,
+        order: Order::natural(sizes.hidden),
     };
+    import.order = import.hidden_order(config.num_hidden_layers)?;
     let steps = config.num_hidden_layers.saturating_add(1);
     let mut value = import.embeddings(&config)?;
     progress(1, steps);
     for layer in 0..config.num_hidden_layers {
         value = import.layer(layer, value)?;
         progress(layer + 2, steps);
+    }
+    if !import.order.is_natural() {
+        value = import.builder.restore(&import.order, sizes.hidden, value);
     }
     if let Some((mode, unit)) = head.pool {
         import.builder.push(Op::Pool { mode, unit }, &[value]);
@@ -254,6 +263,8 @@ struct Import<'a, 's> {
     tensors: &'a Tensors<'s>,
     prefix: &'a str,
     sizes: &'a Sizes,
+    /// Of the hidden channels.
+    order: Order,
 }
 
 impl<'a, 's> Import<'a, 's> {
@@ -261,11 +272,28 @@ impl<'a, 's> Import<'a, 's> {
         self.tensors.get(&format!("{}{name}", self.prefix), shape)
     }
 
-    fn embeddings(&mut self, config: &Config) -> Result<ValueId, ImportError> {
+    /// Hidden channels by the norms whose outputs linear steps read: all but the last.
+    fn hidden_order(&self, layers: usize) -> Result<Order, ImportError> {
         let hidden = self.sizes.hidden;
+        // A count of layers that the tensors do not bear out ends at the first that is missing.
+        let mut betas = vec![self.tensor("embeddings.LayerNorm.bias", &[hidden])?];
+        for layer in 0..layers {
+            for part in ["attention.output.LayerNorm", "output.LayerNorm"] {
+                betas.push(self.tensor(&format!("encoder.layer.{layer}.{part}.bias"), &[hidden])?);
+            }
+        }
+        betas.truncate((2 * layers).max(1));
+        let values: Vec<_> = betas.iter().map(|beta| |channel| beta.value(channel)).collect();
+        let values: Vec<&dyn Fn(usize) -> Option<Real>> =
+            values.iter().map(|value| value as _).collect();
+        Ok(Order::of_norms(hidden, &values))
+    }
+
+    fn embeddings(&mut self, config: &Config) -> Result<ValueId, ImportError> {
+        let (hidden, order) = (self.sizes.hidden, &self.order);
         let words =
             self.tensor("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?;
-        let value = |row: usize, column: usize| words.value(row * hidden + column);
+        let value = |row: usize, column: usize| words.value(row * hidden + order.at(column));
         let matrix = Matrix {
             rows: config.vocab_size,
             columns: hidden,
@@ -285,6 +313,7 @@ impl<'a, 's> Import<'a, 's> {
             .get(&types.name, &[types.shape.first().copied().unwrap_or(1).max(1), hidden])?;
         // Every token of a request has type 0.
         let value = |row: usize, column: usize| {
+            let column = order.at(column);
             Some(positions.value(row * hidden + column)?.plus(types.value(column)?))
         };
         let matrix =
@@ -302,27 +331,25 @@ impl<'a, 's> Import<'a, 's> {
         let [q, k, v] = [0, 1, 2]
             .map(|part| self.builder.push(Op::Columns { start: part * width, len: width }, &[qkv]));
         let context = self.builder.push(Op::Attention(self.sizes.attention), &[q, k, v]);
-        let y = self.linear(&name("attention.output.dense"), hidden, hidden, context)?;
+        let y = self.attention_output(&name("attention.output.dense"), context)?;
         let y = self.builder.push(Op::Add, &[y, x]);
         let x = self.norm(&name("attention.output.LayerNorm"), y)?;
-        let y = self.linear(&name("intermediate.dense"), self.sizes.inner, hidden, x)?;
-        let y = self.builder.push(Op::Activation(self.sizes.activation), &[y]);
-        let y = self.linear(&name("output.dense"), hidden, self.sizes.inner, y)?;
-        let y = self.builder.push(Op::Add, &[y, x]);
+        let y = self.feed_forward(&name("intermediate.dense"), &name("output.dense"), x)?;
         self.norm(&name("output.LayerNorm"), y)
     }
 
     /// One step for the three projections, so that a row is quantized once.
     fn queries_keys_values(&mut self, name: &str, x: ValueId) -> Result<ValueId, ImportError> {
-        let hidden = self.sizes.hidden;
+        let (hidden, order) = (self.sizes.hidden, &self.order);
         let mut parts = Vec::new();
         for part in ["query", "key", "value"] {
             let weight = self.tensor(&format!("{name}.{part}.weight"), &[hidden, hidden])?;
             let bias = self.tensor(&format!("{name}.{part}.bias"), &[hidden])?;
             parts.push((weight, bias));
         }
-        let value =
-            |row: usize, column: usize| parts[row / hidden].0.value(row % hidden * hidden + column);
+        let value = |row: usize, column: usize| {
+            parts[row / hidden].0.value(row % hidden * hidden + order.at(column))
+        };
         let bias = |row: usize| parts[row / hidden].1.value(row % hidden);
         let multiplier = self.sizes.query_q30;
         let row_q30 = |row: usize| if row < hidden { multiplier } else { ROW_ONE };
@@ -333,34 +360,82 @@ impl<'a, 's> Import<'a, 's> {
             row_q30: Some(&row_q30),
             column_q14: None,
         };
-        self.builder.linear(
+        self.builder.divided_linear(
             &format!("{}{name}.{{query, key, value}}", self.prefix),
             &matrix,
-            Some(&bias),
-            x,
+            &bias,
+            (x, Division::Two),
+            None,
         )
     }
 
-    fn linear(
-        &mut self,
-        name: &str,
-        n: usize,
-        k: usize,
-        x: ValueId,
-    ) -> Result<ValueId, ImportError> {
-        let weight = self.tensor(&format!("{name}.weight"), &[n, k])?;
-        let bias = self.tensor(&format!("{name}.bias"), &[n])?;
-        let value = |row: usize, column: usize| weight.value(row * k + column);
-        let bias = |index: usize| bias.value(index);
-        let matrix = Matrix { rows: n, columns: k, value: &value, row_q30: None, column_q14: None };
+    /// The heads' outputs have no massive channels, so their row is not divided.
+    fn attention_output(&mut self, name: &str, x: ValueId) -> Result<ValueId, ImportError> {
+        let (hidden, order) = (self.sizes.hidden, &self.order);
+        let weight = self.tensor(&format!("{name}.weight"), &[hidden, hidden])?;
+        let bias = self.tensor(&format!("{name}.bias"), &[hidden])?;
+        let value = |row: usize, column: usize| weight.value(order.at(row) * hidden + column);
+        let bias = |row: usize| bias.value(order.at(row));
+        let matrix = Matrix {
+            rows: hidden,
+            columns: hidden,
+            value: &value,
+            row_q30: None,
+            column_q14: None,
+        };
         self.builder.linear(&weight.name, &matrix, Some(&bias), x)
+    }
+
+    /// Both linear steps around the activation, and the sum with their input; the channels between them have an order of
+    /// their own.
+    fn feed_forward(&mut self, up: &str, down: &str, x: ValueId) -> Result<ValueId, ImportError> {
+        let (hidden, inner) = (self.sizes.hidden, self.sizes.inner);
+        let order = &self.order;
+        let down_weight = self.tensor(&format!("{down}.weight"), &[hidden, inner])?;
+        let down_bias = self.tensor(&format!("{down}.bias"), &[hidden])?;
+        let up_weight = self.tensor(&format!("{up}.weight"), &[inner, hidden])?;
+        let up_bias = self.tensor(&format!("{up}.bias"), &[inner])?;
+        let matrix = |rows, columns| Matrix {
+            rows,
+            columns,
+            value: &|_, _| None,
+            row_q30: None,
+            column_q14: None,
+        };
+        let value = |row: usize, column: usize| down_weight.value(row * inner + column);
+        let inner_order = Order::of_columns(&Matrix { value: &value, ..matrix(hidden, inner) });
+
+        let value = |row: usize, column: usize| {
+            up_weight.value(inner_order.at(row) * hidden + order.at(column))
+        };
+        let bias = |row: usize| up_bias.value(inner_order.at(row));
+        let y = self.builder.divided_linear(
+            &up_weight.name,
+            &Matrix { value: &value, ..matrix(inner, hidden) },
+            &bias,
+            (x, Division::Two),
+            None,
+        )?;
+        let y = self.builder.push(Op::Activation(self.sizes.activation), &[y]);
+        let value = |row: usize, column: usize| {
+            down_weight.value(order.at(row) * inner + inner_order.at(column))
+        };
+        let bias = |row: usize| down_bias.value(order.at(row));
+        self.builder.divided_linear(
+            &down_weight.name,
+            &Matrix { value: &value, ..matrix(hidden, inner) },
+            &bias,
+            (y, Division::Three),
+            Some(x),
+        )
     }
 
     fn norm(&mut self, name: &str, x: ValueId) -> Result<ValueId, ImportError> {
         let gamma = self.tensor(&format!("{name}.weight"), &[self.sizes.hidden])?;
         let beta = self.tensor(&format!("{name}.bias"), &[self.sizes.hidden])?;
-        let (gamma_at, beta_at) =
-            (|index: usize| gamma.value(index), |index: usize| beta.value(index));
+        let order = &self.order;
+        let gamma_at = |index: usize| gamma.value(order.at(index));
+        let beta_at = |index: usize| beta.value(order.at(index));
         self.builder.norm(&gamma.name, self.sizes.norm, &gamma_at, Some(&beta_at), x)
     }
 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use hyperion_ops::{LinearShape, NormShape};
 use hyperion_primitives::{B256, limits::SAT};
 
-use super::ImportError;
+use super::{
+    ImportError,
+    order::{Order, Parts as Division, bounds},
+};
 use crate::{
     file::{Parts, TensorPart},
     program::{Codes, Input, Node, Op, Program, ValueId},
@@ -65,6 +68,59 @@ impl Builder {
         bias: Option<Values<'_>>,
         input: ValueId,
     ) -> Result<ValueId, ImportError> {
+        self.step(name, matrix, bias, input, false)
+    }
+
+    /// Appends a linear step whose row is divided: the first part of its columns, the massive ones, has 15-bit inputs, and
+    /// each part its own scale of inputs and of weights. The parts' results are added to `other`, if there is one.
+    pub(crate) fn divided_linear(
+        &mut self,
+        name: &str,
+        matrix: &Matrix<'_>,
+        bias: Values<'_>,
+        (input, division): (ValueId, Division),
+        other: Option<ValueId>,
+    ) -> Result<ValueId, ImportError> {
+        let bounds = bounds(matrix.columns, division);
+        let is_divided = bounds.len() > 2;
+        let mut sum = other;
+        for (index, ends) in bounds.windows(2).enumerate() {
+            let (start, columns) = (ends[0], ends[1] - ends[0]);
+            let value = |row: usize, column: usize| (matrix.value)(row, start + column);
+            let column_q14 = matrix.column_q14.map(|factors| &factors[start..start + columns]);
+            let part = Matrix { columns, value: &value, column_q14, ..*matrix };
+            let view = if is_divided {
+                let [start, len] = [start, columns].map(|at| u32::try_from(at).unwrap_or(u32::MAX));
+                self.push(Op::Columns { start, len }, &[input])
+            } else {
+                input
+            };
+            let bias = (index == 0).then_some(bias);
+            let y = self.step(name, &part, bias, view, is_divided && index == 0)?;
+            sum = Some(sum.map_or(y, |sum| self.push(Op::Add, &[y, sum])));
+        }
+        Ok(sum.expect("a row has a part"))
+    }
+
+    /// Appends the step that brings channels back into the source's order: weights of exactly one, 15-bit inputs.
+    pub(crate) fn restore(&mut self, order: &Order, channels: usize, input: ValueId) -> ValueId {
+        let width = u32::try_from(channels).expect("a norm of this width was built");
+        let mut places = vec![0; channels];
+        (0..channels).for_each(|place| places[order.at(place)] = place);
+        let shape = LinearShape::new(width, width).expect("a norm of this width was built");
+        let value = self.push(Op::Linear(shape.with_a15()), &[input]);
+        self.quantized(Quantized::choice(&places));
+        value
+    }
+
+    fn step(
+        &mut self,
+        name: &str,
+        matrix: &Matrix<'_>,
+        bias: Option<Values<'_>>,
+        input: ValueId,
+        fine: bool,
+    ) -> Result<ValueId, ImportError> {
         let [n, k] =
             [matrix.rows, matrix.columns].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         let shape = LinearShape::new(k, n).ok_or_else(|| ImportError::Shape {
@@ -76,6 +132,7 @@ impl Builder {
             ],
         })?;
         let shape = if bias.is_some() { shape.with_bias() } else { shape };
+        let shape = if fine { shape.with_a15() } else { shape };
         let quantized = quantize(matrix, Codes::W8r).map_err(weight(name))?;
         let value = self.push(Op::Linear(shape), &[input]);
         self.quantized(quantized);

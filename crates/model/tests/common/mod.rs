@@ -17,6 +17,10 @@ pub(crate) const VOCABULARY: usize = 23;
 pub(crate) const HIDDEN: usize = 24;
 /// Its widest row.
 pub(crate) const INNER: usize = 40;
+/// Width of the encoder whose rows are divided.
+pub(crate) const WIDE: usize = 288;
+/// Its widest row.
+pub(crate) const WIDE_INNER: usize = 320;
 /// Its positions.
 pub(crate) const POSITIONS: usize = 48;
 /// Its layers.
@@ -38,9 +42,26 @@ pub(crate) struct Folder {
 impl Folder {
     /// A BERT encoder with random weights and a unit-length mean as output.
     pub(crate) fn bert() -> Self {
-        fn norm(put: &mut impl FnMut(&str, &[usize], f32, f32), name: &str) {
-            put(&format!("{name}.weight"), &[HIDDEN], 1.0, 0.2);
-            put(&format!("{name}.bias"), &[HIDDEN], 0.0, 0.1);
+        Self::bert_of(HIDDEN, INNER)
+    }
+
+    /// As [`bert`](Self::bert), wide enough for its rows to be divided, and with a few massive channels.
+    pub(crate) fn wide_bert() -> Self {
+        let mut folder = Self::bert_of(WIDE, WIDE_INNER);
+        for (name, (_, _, data)) in &mut folder.tensors {
+            if name.ends_with("LayerNorm.bias") {
+                for (channel, beta) in [(3, 8.0_f32), (90, -12.0), (WIDE - 1, 10.0)] {
+                    data[4 * channel..][..4].copy_from_slice(&beta.to_le_bytes());
+                }
+            }
+        }
+        folder
+    }
+
+    fn bert_of(hidden: usize, inner: usize) -> Self {
+        fn norm(put: &mut impl FnMut(&str, &[usize], f32, f32), name: &str, hidden: usize) {
+            put(&format!("{name}.weight"), &[hidden], 1.0, 0.2);
+            put(&format!("{name}.bias"), &[hidden], 0.0, 0.1);
         }
         let mut mix = Mix::new(7);
         let mut tensors = BTreeMap::new();
@@ -51,30 +72,30 @@ impl Folder {
             });
             tensors.insert(name.to_owned(), (Dtype::F32, shape.to_vec(), data.collect()));
         };
-        put("embeddings.word_embeddings.weight", &[VOCABULARY, HIDDEN], 0.0, 0.3);
-        put("embeddings.position_embeddings.weight", &[POSITIONS, HIDDEN], 0.0, 0.1);
-        put("embeddings.token_type_embeddings.weight", &[2, HIDDEN], 0.0, 0.1);
-        norm(&mut put, "embeddings.LayerNorm");
+        put("embeddings.word_embeddings.weight", &[VOCABULARY, hidden], 0.0, 0.3);
+        put("embeddings.position_embeddings.weight", &[POSITIONS, hidden], 0.0, 0.1);
+        put("embeddings.token_type_embeddings.weight", &[2, hidden], 0.0, 0.1);
+        norm(&mut put, "embeddings.LayerNorm", hidden);
         for layer in 0..LAYERS {
             let name = |part: &str| format!("encoder.layer.{layer}.{part}");
             for (part, n, k) in [
-                ("attention.self.query", HIDDEN, HIDDEN),
-                ("attention.self.key", HIDDEN, HIDDEN),
-                ("attention.self.value", HIDDEN, HIDDEN),
-                ("attention.output.dense", HIDDEN, HIDDEN),
-                ("intermediate.dense", INNER, HIDDEN),
-                ("output.dense", HIDDEN, INNER),
+                ("attention.self.query", hidden, hidden),
+                ("attention.self.key", hidden, hidden),
+                ("attention.self.value", hidden, hidden),
+                ("attention.output.dense", hidden, hidden),
+                ("intermediate.dense", inner, hidden),
+                ("output.dense", hidden, inner),
             ] {
-                put(&format!("{}.weight", name(part)), &[n, k], 0.0, 0.4);
+                put(&format!("{}.weight", name(part)), &[n, k], 0.0, 2.0 / (k as f32).sqrt());
                 put(&format!("{}.bias", name(part)), &[n], 0.0, 0.1);
             }
-            norm(&mut put, &name("attention.output.LayerNorm"));
-            norm(&mut put, &name("output.LayerNorm"));
+            norm(&mut put, &name("attention.output.LayerNorm"), hidden);
+            norm(&mut put, &name("output.LayerNorm"), hidden);
         }
         Self {
             config: json!({
-                "model_type": "bert", "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
-                "num_attention_heads": 3, "intermediate_size": INNER, "hidden_act": "gelu",
+                "model_type": "bert", "hidden_size": hidden, "num_hidden_layers": LAYERS,
+                "num_attention_heads": 3, "intermediate_size": inner, "hidden_act": "gelu",
                 "layer_norm_eps": 1e-12, "vocab_size": VOCABULARY,
                 "max_position_embeddings": POSITIONS, "position_embedding_type": "absolute",
             }),
