@@ -99,6 +99,18 @@ impl Draw {
             .collect()
     }
 
+    /// Sequences of a whole program's batch; in a sweep many and mostly short ones, because it compares rows of
+    /// results, of which a sequence may have but one, and pays for weights anew in every case.
+    pub(super) fn batch(&mut self) -> Vec<Sequence> {
+        match self.scale {
+            Scale::Pinned => self.sequences(3, 33),
+            Scale::Sweep => {
+                let rows_max = if self.once_in(8) { 33 } else { 3 };
+                self.sequences(32, rows_max)
+            }
+        }
+    }
+
     /// A value of up to `bits` bits and a sign, within `+-SAT`.
     pub(super) fn value(&mut self, bits: u32) -> i32 {
         self.mix.i32(bits).clamp(-SAT, SAT)

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     ActivationTable, AttentionShape, BackendError, LinearShape, NormKind, NormShape, Pairing,
-    PoolMode, RopeShape, Sequence, Step, View, WeightId, Weights, constant::rope_frequency,
+    PoolMode, RopeShape, Sequence, Step, View, WeightId, Weights,
 };
 
 const VOCABULARY: u32 = 97;
@@ -21,13 +21,24 @@ const WIDTH: u32 = 64;
 const HEAD_DIM: u32 = 16;
 const HEADS: u32 = WIDTH / HEAD_DIM;
 const BLOCKS: u32 = 2;
+/// Turns per position of `rope` at base 10,000; a constant, because computing them takes longer than the program.
+const TURNS: [u64; HEAD_DIM as usize / 2] = [
+    0x28be_60db_9391_054a,
+    0x0ce2_6010_05b0_277c,
+    0x0413_09af_8ec1_b3bb,
+    0x0149_d668_0091_9d8c,
+    0x0068_4dc4_c179_c52c,
+    0x0020_fbd7_3341_c2f4,
+    0x000a_6e2d_468c_2d51,
+    0x0003_4c62_51ec_f9e5,
+];
 
 /// Post-norm blocks with learned positions and GELU; the last rows, and each sequence's mean of length one.
 pub(super) fn encoder(
     draw: &mut Draw,
     device: &mut Device<'_>,
 ) -> Result<Vec<Matrix>, BackendError> {
-    let mut sequences = draw.sequences(3, 33);
+    let mut sequences = draw.batch();
     sequences.iter_mut().for_each(|sequence| sequence.position = 0);
     let mut program = Program::new(draw, device, &sequences);
     let embedded = program.embed()?;
@@ -62,7 +73,7 @@ pub(super) fn decoder(
     draw: &mut Draw,
     device: &mut Device<'_>,
 ) -> Result<Vec<Matrix>, BackendError> {
-    let sequences = draw.sequences(3, 33);
+    let sequences = draw.batch();
     let last: Vec<u32> = sequences.iter().map(|s| s.row + s.rows - 1).collect();
     let mut program = Program::new(draw, device, &sequences);
     let (kv_width, inner) = (WIDTH / 2, 3 * WIDTH);
@@ -171,10 +182,7 @@ impl<'p, 'd> Program<'p, 'd> {
     fn rope(&mut self, heads: u32, input: View) -> Result<View, BackendError> {
         let shape = RopeShape::new(heads, HEAD_DIM, HEAD_DIM, Pairing::Half);
         let shape = shape.expect("constant sizes within the limits");
-        let turns: Vec<u64> = (0..HEAD_DIM / 2)
-            .map(|j| rope_frequency((10_000, 1), HEAD_DIM, j).expect("no such value is a tie"))
-            .collect();
-        let frequencies: WeightId = self.device.pack(&Weights::Frequencies(&turns))?;
+        let frequencies: WeightId = self.device.pack(&Weights::Frequencies(&TURNS))?;
         let out = self.fresh(input.width)?;
         let sequences = self.sequences;
         self.steps.push(Step::Rope { frequencies, shape, sequences, input, out });
@@ -204,5 +212,18 @@ impl<'p, 'd> Program<'p, 'd> {
         let out = self.fresh(lhs.width)?;
         self.steps.push(Step::Add { lhs, rhs, out });
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constant::rope_frequency;
+
+    #[test]
+    fn turns_are_those_of_rope_at_base_10_000() {
+        for (j, turn) in (0..).zip(TURNS) {
+            assert_eq!(rope_frequency((10_000, 1), HEAD_DIM, j), Some(turn));
+        }
     }
 }
