@@ -5,8 +5,11 @@
 
 Builds the float graph from the model's own safetensors, lets onnxruntime's transformer optimiser fuse it
 (attention, GELU, layer normalisation), quantises a copy dynamically (u8 activations, s8 weights: the path
-onnxruntime is fast on), checks that both give the embedding of a plain numpy forward pass, and then times
-both. Prints one JSON object: tokens per second, median of the repetitions, per engine and shape.
+onnxruntime is fast on), compares both with the embedding of a plain numpy forward pass, and then times both.
+Prints one JSON object: tokens per second, median of the repetitions, per engine and shape, and each engine's
+cosine to numpy. On a CPU without VNNI the int8 path adds pairs of products in 16 bits, which saturate
+(onnxruntime's documentation, "Quantize ONNX models", section on U8S8): its cosine is far lower there than
+with VNNI, and belongs beside its speed.
 """
 import argparse
 import json
@@ -171,10 +174,11 @@ def main():
         rng = np.random.default_rng(1)
         ids = rng.integers(1000, 30000, 48)
         want = reference(config, weights, ids).mean(0)
-        for engine, path, floor in (("f32", fused, 0.99999), ("int8", quantised, 0.97)):
+        for engine, path, floor in (("f32", fused, 0.99999), ("int8", quantised, 0.9)):
             run = session(path, arguments.threads)
             got = run.run(None, {"input_ids": ids[None]})[0][0].mean(0)
-            assert cosine(got, want) >= floor, f"{engine}: cosine {cosine(got, want)} to the reference"
+            figures[f"{engine}_cosine"] = round(cosine(got, want), 5)
+            assert figures[f"{engine}_cosine"] >= floor, f"{engine}: cosine {cosine(got, want)} to the reference"
             for shape in arguments.shapes.split(","):
                 batch, length = map(int, shape.split("x"))
                 tokens = {"input_ids": rng.integers(1000, 30000, (batch, length))}
