@@ -3,7 +3,7 @@
 //! `hyperion run` writes its own log's key there, so that receipts of one's own node need no `--log-key`;
 //! `hyperion log trust` adds the key of another.
 
-use std::{env, fs, path::PathBuf};
+use std::{env, fs, io::ErrorKind, path::PathBuf};
 
 use anyhow::{Context as _, Result};
 use hyperion_verify::note::NoteKey;
@@ -19,10 +19,14 @@ pub fn path() -> Option<PathBuf> {
 ///
 /// # Errors
 ///
-/// When the file holds anything else.
+/// When the file is there and cannot be read, or holds anything else.
 pub fn read() -> Result<Vec<NoteKey>> {
     let Some(path) = path() else { return Ok(Vec::new()) };
-    let text = fs::read_to_string(&path).unwrap_or_default();
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    };
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines
         .map(|line| {
@@ -35,7 +39,7 @@ pub fn read() -> Result<Vec<NoteKey>> {
 ///
 /// # Errors
 ///
-/// When there is no configuration folder, or it cannot be written.
+/// As for [`read`]; and when there is no configuration folder, or it cannot be written.
 pub fn remember(key: &NoteKey, only: bool) -> Result<()> {
     let path = path().context("neither XDG_CONFIG_HOME nor HOME is set")?;
     let mut keys = read()?;

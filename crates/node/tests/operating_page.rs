@@ -49,6 +49,22 @@ fn a_key_that_is_trusted_is_a_line_of_known_logs() {
     assert_eq!(home.run(&["log", "trust", "nonsense"]).status.code(), Some(2));
 }
 
+/// A file that could not be read counted as empty, and the next key took the place of all that were trusted.
+#[test]
+fn known_logs_that_cannot_be_read_stay_as_they_are() {
+    let home = Home::new();
+    let node = home.node(&["--dev"]);
+    let key = node.log_key();
+    drop(node);
+    let file = home.file(".config/hyperion/known_logs");
+    let not_text = [key.as_bytes(), b"\n\xff\n"].concat();
+    fs::write(&file, &not_text).unwrap();
+    let refused = home.run(&["log", "trust", &key]);
+    let said = common::text(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("known_logs"), "{said}");
+    assert_eq!(fs::read(&file).unwrap(), not_text);
+}
+
 #[test]
 fn its_limit_of_connections_is_the_default() {
     assert_eq!(NodeConfig::default().admission.connections_max, 4096);
