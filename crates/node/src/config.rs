@@ -243,13 +243,13 @@ impl Default for AuthConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSection {
-    /// `auto`, or a name printed by `hyperion doctor`.
+    /// `auto`, the best kernels of this machine; or a kernel set that `hyperion doctor` lists, as `cpu:avx2`.
     pub devices: String,
     /// Threads that run kernels; 0: one per core.
     pub threads: usize,
     /// Rows of a batch at most: tokens for text, inputs for tensors.
     pub batch_rows_max: u32,
-    /// Microseconds that a batch may wait to become full while its device is busy.
+    /// Microseconds for which an idle device holds a batch back that is not full; 0 serves at once. Default 500.
     pub batch_wait_us: u64,
     /// Bytes of stored answers.
     pub memo_bytes_max: u64,
@@ -292,9 +292,9 @@ impl Default for AdmissionConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct BlockConfig {
-    /// Milliseconds from one block to the next while claims wait; without claims there is no block.
+    /// Milliseconds from one block to the next while something waits; without work there is no block.
     pub interval_ms: u64,
-    /// Claims of a block at most; that many waiting end a block early.
+    /// Claims and transactions of a block, together, at most; that many waiting end a block early.
     pub claims_max: usize,
 }
 
@@ -476,6 +476,13 @@ impl ChainSpec {
                 path.display(),
                 spec.opset
             );
+        }
+        let GasSchedule { macs_per_gas, elements_per_gas, .. } = spec.gas;
+        for (key, value) in [("macs_per_gas", macs_per_gas), ("elements_per_gas", elements_per_gas)]
+        {
+            if value == 0 {
+                bail!("{}: [gas] {key} = 0: a gas buys 1 or more", path.display());
+            }
         }
         if let Some(account) = DEV_ACCOUNTS.iter().find(|account| spec.alloc.contains_key(*account))
             && spec.chain_id != DEV_CHAIN_ID

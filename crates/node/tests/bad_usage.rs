@@ -18,9 +18,11 @@ fn each_mistake_names_itself() {
         "chain_id = 5\n[alloc]\n\"0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266\" = \"0x1\"\n",
     )
     .unwrap();
+    fs::write(home.file("macs.toml"), "[gas]\nmacs_per_gas = 0\n").unwrap();
+    fs::write(home.file("elements.toml"), "[gas]\nelements_per_gas = 0\n").unwrap();
     fs::write(home.file("open.key"), "11".repeat(32)).unwrap();
     fs::write(home.file("letter.txt"), "Dear reader").unwrap();
-    let cases: [(&[&str], i32, &str); 11] = [
+    let cases: [(&[&str], i32, &str); 13] = [
         (
             &["config", "check", "--config", "typo.toml"],
             2,
@@ -29,6 +31,9 @@ fn each_mistake_names_itself() {
         (&["config", "check", "--config", "typo.toml"], 2, "typo.toml:3"),
         (&["config", "check", "--config", "kind.toml"], 2, "threads"),
         (&["config", "check", "--set", "chain_file=chain.toml"], 2, "public test mnemonic"),
+        // Prices divide by them, so the first quote panicked.
+        (&["config", "check", "--set", "chain_file=macs.toml"], 2, "[gas] macs_per_gas = 0"),
+        (&["config", "check", "--set", "chain_file=elements.toml"], 2, "elements_per_gas = 0"),
         (&["run"], 2, "no model is configured"),
         (&["run", "--dev", "--model", "x=no.hyp"], 2, "no.hyp"),
         (&["run", "--dev", "--model", "x"], 2, "want ALIAS=FILE"),
