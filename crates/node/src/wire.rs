@@ -132,16 +132,36 @@ fn served(alias: &str, path: &Path, tokenizer: &Path) -> Result<Served> {
 fn store(config: &NodeConfig, chain: &ChainSpec) -> Result<Store> {
     let store = config.store(chain);
     if store.dir.is_dir() && fs::read_dir(&store.dir)?.next().is_some() {
-        return Store::open(&store).map_err(|error| match error {
+        let opened = Store::open(&store).map_err(|error| match error {
             StoreError::Poisoned { .. } => Exit::StorePoisoned.into(),
             other => anyhow::Error::from(other).context(format!("opening {}", store.dir.display())),
-        });
+        })?;
+        require_spec(config, chain, opened.log().record(0)?.entry.block_hash)?;
+        return Ok(opened);
     }
     fs::create_dir_all(&store.dir).with_context(|| format!("making {}", store.dir.display()))?;
     let seal = Seal { time_ms: 0, block_hash: chain.digest() };
     let Words { diff, blobs } = chain::genesis_words(chain)?;
     let words = diff.into_iter().filter_map(|(path, word)| Some((path, word?)));
     Ok(Store::create_with_blobs(&store, seal, words, &blobs)?)
+}
+
+/// Refuses a chain spec that is not the one `made` at height 0: its blocks would be another chain's.
+fn require_spec(config: &NodeConfig, chain: &ChainSpec, made: B256) -> Result<()> {
+    let digest = chain.digest();
+    if digest == made {
+        return Ok(());
+    }
+    let file = if config.chain_file.as_os_str().is_empty() {
+        "the devnet's chain spec (chain_file is empty)".to_owned()
+    } else {
+        format!("chain file {}", config.chain_file.display())
+    };
+    let dir = config.data_dir.display();
+    bail!(
+        "{file} has digest {digest}, but {dir} was made with the chain spec of digest {made}; put that spec back, or start \
+         the changed chain in a new data directory"
+    )
 }
 
 /// Puts the manifests of models that the state does not know yet into a block of their own.

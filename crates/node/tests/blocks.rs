@@ -131,3 +131,23 @@ fn bytes_that_no_block_could_hold_are_refused_at_the_door() {
     assert_eq!(balance(&node, &DEV_ACCOUNTS[0]), before);
     node.stop().unwrap();
 }
+
+/// The spec's digest was written at height 0 and never looked at again: a node with other prices went on with the chain.
+#[test]
+fn a_changed_chain_spec_needs_a_new_data_directory() {
+    let folder = tempfile::tempdir().unwrap();
+    let chain_file = folder.path().join("chain.toml");
+    let config = NodeConfig {
+        chain_file: chain_file.clone(),
+        ..NodeConfig::dev(folder.path().join("node"))
+    };
+    std::fs::write(&chain_file, "chain_id = 7331\n").unwrap();
+    start(&config).stop().unwrap();
+    start(&config).stop().unwrap();
+    std::fs::write(&chain_file, "chain_id = 7331\n[gas]\nmacs_per_gas = 2000\n").unwrap();
+    let refused = Node::start(&config, &[], |error| panic!("{error}")).unwrap_err();
+    let said = format!("{refused:#}");
+    assert!(said.contains("chain.toml") && said.contains("new data directory"), "{said}");
+    std::fs::write(&chain_file, "chain_id = 7331\n").unwrap();
+    start(&config).stop().unwrap();
+}
