@@ -15,9 +15,9 @@ pub trait Answers: Sync {
     fn submit(&self, runs: Vec<Run>, done: OnAnswers);
 }
 
-/// An answer that did not come. The block cannot go on here; another node may have it.
+/// An answer that did not come. Its transaction cannot go on here; another node may have it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an answer that the block needs did not come: {why}")]
+#[error("an answer that the transaction needs did not come: {why}")]
 pub struct AnswersLost {
     /// What whoever was asked said.
     pub why: String,

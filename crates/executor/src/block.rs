@@ -1,6 +1,7 @@
 //! A block told in order.
 
 use hyperion_precompile::View;
+use hyperion_primitives::ModelId;
 use parking_lot::Mutex;
 use revm::{
     ExecuteEvm as _,
@@ -12,7 +13,8 @@ use revm::{
 };
 
 use crate::{
-    Answers, BlockOutcome, Candidate, ExecEnv, ExecutorError, SkipReason, Tx, TxOutcome,
+    Answers, AnswersLost, BlockOutcome, Candidate, ExecEnv, ExecutorError, SkipReason, Tx,
+    TxOutcome,
     gather::{Gather, Habits, Head},
     overlay::Overlay,
     provider::Provider,
@@ -59,14 +61,15 @@ impl Executor {
         Self { config, habits: Mutex::default() }
     }
 
-    /// Runs transactions in order on top of `state`; changes nothing outside the returned value.
+    /// Runs a block that is agreed on: transactions in order on top of `state`; changes nothing outside the returned
+    /// value.
     ///
     /// `state` and `view` are the parent's: all that the precompiles see stays as it was before the block.
     ///
     /// # Errors
     ///
     /// When the environment is unfit, the state or the view cannot be read, or an answer does not come. Then the block
-    /// is not executed *here*; nothing that a transaction says leads to it.
+    /// is not executed *here*: a result without the answer would be another block.
     pub fn execute<D: DatabaseRef + Sync, A: Answers + ?Sized>(
         &self,
         env: &ExecEnv,
@@ -75,13 +78,45 @@ impl Executor {
         view: &(dyn View + Sync),
         answers: &A,
     ) -> Result<BlockOutcome, ExecutorError> {
+        self.run(Ledger::new(env, Role::Follows), env, txs, state, view, answers)
+    }
+
+    /// As [`execute`](Self::execute), for whoever chooses the block's transactions: one whose answer does not come is
+    /// set aside, and the result is that of the block without it.
+    ///
+    /// What is set aside pays nothing, so once its gas limits add up to a block's, the transactions after it do not fit
+    /// any more: a block costs less work than two.
+    ///
+    /// # Errors
+    ///
+    /// When the environment is unfit, the state or the view cannot be read, or whoever answers is gone. Nothing that a
+    /// transaction says leads to it.
+    pub fn propose<D: DatabaseRef + Sync, A: Answers + ?Sized>(
+        &self,
+        env: &ExecEnv,
+        txs: &[Candidate],
+        state: &D,
+        view: &(dyn View + Sync),
+        answers: &A,
+    ) -> Result<BlockOutcome, ExecutorError> {
+        self.run(Ledger::new(env, Role::Proposes), env, txs, state, view, answers)
+    }
+
+    fn run<D: DatabaseRef + Sync, A: Answers + ?Sized>(
+        &self,
+        mut ledger: Ledger,
+        env: &ExecEnv,
+        txs: &[Candidate],
+        state: &D,
+        view: &(dyn View + Sync),
+        answers: &A,
+    ) -> Result<BlockOutcome, ExecutorError> {
         env.check()?;
         if self.config.mode == Mode::Sequential {
-            return sequential::execute(env, txs, state, view, answers);
+            return sequential::execute(ledger, env, txs, state, view, answers);
         }
         let mut gather = Gather::new(answers, env, view, &self.habits, self.config.parked_max);
         let mut vm = run::vm(env, Overlay::new(state), view);
-        let mut ledger = Ledger::new(env);
         gather.round(&vm.ctx.db().0, txs, 0, None)?;
         for (index, candidate) in txs.iter().enumerate() {
             let tx = match ledger.admit(candidate) {
@@ -92,8 +127,9 @@ impl Executor {
                 }
             };
             match self.execute_one(&mut vm, txs, index, tx, &mut gather)? {
-                Ok(result) => ledger.book(result),
-                Err(reason) => ledger.skip(reason),
+                End::Ran(result) => ledger.book(result),
+                End::Unfit(reason) => ledger.skip(reason),
+                End::Unanswered(model, lost) => ledger.lose(tx, model, lost)?,
             }
             let changes = vm.finalize();
             if ledger.is_booked() {
@@ -114,25 +150,32 @@ impl Executor {
         index: usize,
         tx: &Tx,
         gather: &mut Gather<'_, A>,
-    ) -> Result<Result<ExecutionResult, SkipReason>, ExecutorError> {
+    ) -> Result<End, ExecutorError> {
         let mut step = run::start(vm, tx.env.clone());
         loop {
             let parked = match ended(step, index)? {
-                Ok(Step::Done(result)) => return Ok(Ok(result)),
+                Ok(Step::Done(result)) => return Ok(End::Ran(result)),
                 Ok(Step::Parked(parked)) => parked,
-                Err(reason) => return Ok(Err(reason)),
+                Err(reason) => return Ok(End::Unfit(reason)),
             };
             let returns = match gather.returns(&parked.call) {
-                Some(returns) => returns?,
+                Some(returns) => returns,
                 None => {
                     let state = &vm.ctx.db().0;
                     gather.unforeseen(state, tx)?;
                     let head = Head { index, call: &parked.call };
                     gather.round(state, txs, index, Some(&head))?;
-                    gather.fetch(&parked.call)?
+                    gather.fetch(&parked.call)
                 }
             };
-            step = run::resume(vm, *parked, returns);
+            match returns {
+                Ok(returns) => step = run::resume(vm, *parked, returns),
+                Err(lost) => {
+                    let model = parked.call.run.model;
+                    run::abandon(vm, parked);
+                    return Ok(End::Unanswered(model, lost));
+                }
+            }
         }
     }
 
@@ -179,6 +222,13 @@ impl Executor {
     }
 }
 
+/// What a transaction of a block came to.
+enum End {
+    Ran(ExecutionResult),
+    Unfit(SkipReason),
+    Unanswered(ModelId, AnswersLost),
+}
+
 /// Sorts what a transaction came to: its own doing, a reason to skip it, or the node's trouble.
 fn ended<E>(
     step: Result<Step, EVMError<E>>,
@@ -210,23 +260,37 @@ where
     }
 }
 
+/// Whose choice a block's transactions are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// This node's: what it cannot execute, it leaves out.
+    Proposes,
+    /// Somebody else's: all or nothing.
+    Follows,
+}
+
 /// The gas of a block, and what became of its transactions.
 pub(crate) struct Ledger {
+    role: Role,
     gas_limit: u64,
     gas_used: u64,
+    /// Gas limits of what was set aside.
+    gas_aside: u64,
     outcomes: Vec<TxOutcome>,
 }
 
 impl Ledger {
-    pub(crate) const fn new(env: &ExecEnv) -> Self {
-        Self { gas_limit: env.block.gas_limit, gas_used: 0, outcomes: Vec::new() }
+    pub(crate) const fn new(env: &ExecEnv, role: Role) -> Self {
+        let gas_limit = env.block.gas_limit;
+        Self { role, gas_limit, gas_used: 0, gas_aside: 0, outcomes: Vec::new() }
     }
 
     /// A transaction that was read and whose gas limit still fits.
     pub(crate) fn admit<'t>(&self, candidate: &'t Candidate) -> Result<&'t Tx, SkipReason> {
         let tx = candidate.as_ref().map_err(|reason| *reason)?;
         // It may use all that it asks for, so that is what has to fit.
-        if tx.env.gas_limit > self.gas_limit - self.gas_used {
+        let asks = tx.env.gas_limit;
+        if asks > self.gas_limit - self.gas_used || asks > self.gas_limit - self.gas_aside {
             return Err(SkipReason::BlockGas);
         }
         Ok(tx)
@@ -234,6 +298,23 @@ impl Ledger {
 
     pub(crate) fn skip(&mut self, reason: SkipReason) {
         self.outcomes.push(TxOutcome::Skipped(reason));
+    }
+
+    /// Sets a transaction aside whose answer did not come, where that may be done.
+    pub(crate) fn lose(
+        &mut self,
+        tx: &Tx,
+        model: ModelId,
+        lost: AnswersLost,
+    ) -> Result<(), ExecutorError> {
+        match self.role {
+            Role::Follows => Err(lost.into()),
+            Role::Proposes => {
+                self.gas_aside += tx.env.gas_limit;
+                self.outcomes.push(TxOutcome::SetAside { model, lost });
+                Ok(())
+            }
+        }
     }
 
     pub(crate) fn book(&mut self, result: ExecutionResult) {

@@ -2,7 +2,8 @@ use std::error::Error;
 
 use crate::AnswersLost;
 
-/// Why this node stops before it commits a block. None of it can be reached by what a transaction says.
+/// Why this node stops before it commits a block. Where it proposes the block itself, none of it can be reached by what a
+/// transaction says.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecutorError {
     /// The parent's state cannot be read.
@@ -14,7 +15,7 @@ pub enum ExecutorError {
         /// What does not fit.
         what: &'static str,
     },
-    /// An answer that the block needs did not come.
+    /// An answer that somebody else's block needs did not come.
     #[error(transparent)]
     AnswersLost(#[from] AnswersLost),
     /// The virtual machine gave up on a transaction.

@@ -120,6 +120,11 @@ fn note(found: &mut Found, outcome: &TxOutcome) {
             }
             return;
         }
+        TxOutcome::SetAside { .. } => {
+            // `execute` stops at a lost answer, so nothing is set aside.
+            found.skipped += 1;
+            return;
+        }
     };
     found.executed += 1;
     match result {

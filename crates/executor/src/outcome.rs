@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 
+use hyperion_primitives::ModelId;
+
 use revm::{
     context::result::ExecutionResult,
     primitives::{Address, B256, Bytes, U256},
 };
 
-use crate::SkipReason;
+use crate::{AnswersLost, SkipReason};
 
 /// What a block came to; nothing outside this value was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +36,13 @@ pub enum TxOutcome {
     },
     /// It has no effect at all.
     Skipped(SkipReason),
+    /// It is left out of the block that is proposed: it needs an answer that does not come here. Never part of a block.
+    SetAside {
+        /// The model that was to answer.
+        model: ModelId,
+        /// Why there is no answer.
+        lost: AnswersLost,
+    },
 }
 
 impl TxOutcome {
@@ -41,7 +50,7 @@ impl TxOutcome {
     pub const fn result(&self) -> Option<&ExecutionResult> {
         match self {
             Self::Executed { result, .. } => Some(result),
-            Self::Skipped(_) => None,
+            Self::Skipped(_) | Self::SetAside { .. } => None,
         }
     }
 }

@@ -110,6 +110,14 @@ pub(crate) fn resume<D: DatabaseRef>(
     caught(vm, gone_on)
 }
 
+/// Gives up a parked transaction: nothing of it is left in its virtual machine.
+pub(crate) fn abandon<D: DatabaseRef>(vm: &mut Vm<D, Provider<'_>>, parked: Box<Parked>) {
+    drop(parked);
+    let given_up = EVMError::Custom("given up".to_owned());
+    // The clean-up hands the error back.
+    let _ = caught(vm, Err(given_up));
+}
+
 /// The handler's clean-up after an error.
 fn caught<D: DatabaseRef>(
     vm: &mut Vm<D, Provider<'_>>,

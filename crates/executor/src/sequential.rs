@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::mpsc::sync_channel};
 
 use hyperion_precompile::{InferCall, View};
+use hyperion_primitives::ModelId;
 use revm::{
     DatabaseCommit as _, ExecuteEvm as _,
     context::{ContextTr, result::EVMError},
@@ -28,6 +29,7 @@ use crate::{
 
 /// Runs a block.
 pub(crate) fn execute<D: DatabaseRef + Sync, A: Answers + ?Sized>(
+    mut ledger: Ledger,
     env: &ExecEnv,
     txs: &[Candidate],
     state: &D,
@@ -41,7 +43,6 @@ pub(crate) fn execute<D: DatabaseRef + Sync, A: Answers + ?Sized>(
         stats: BlockStats::default(),
     };
     let mut vm = run::vm_with(env, CacheDB::new(state), precompiles);
-    let mut ledger = Ledger::new(env);
     for (index, candidate) in txs.iter().enumerate() {
         let tx = match ledger.admit(candidate) {
             Ok(tx) => tx,
@@ -57,10 +58,10 @@ pub(crate) fn execute<D: DatabaseRef + Sync, A: Answers + ?Sized>(
             }
             Err(EVMError::Transaction(invalid)) => ledger.skip(SkipReason::from(&invalid)),
             Err(error) => {
-                return Err(vm
-                    .precompiles
-                    .lost
-                    .map_or_else(|| failed(error, index), ExecutorError::from));
+                let (model, lost) =
+                    vm.precompiles.lost.take().ok_or_else(|| failed(error, index))?;
+                ledger.lose(tx, model, lost)?;
+                drop(vm.finalize());
             }
         }
     }
@@ -103,7 +104,7 @@ fn difference<D: DatabaseRef>(parent: &D, cached: &CacheDB<&D>) -> Result<StateD
 struct Answered<'v, A: ?Sized> {
     provider: Provider<'v>,
     answers: &'v A,
-    lost: Option<AnswersLost>,
+    lost: Option<(ModelId, AnswersLost)>,
     stats: BlockStats,
 }
 
@@ -141,7 +142,7 @@ where
         if let (Some(result), Some(call)) = (&mut result, self.provider.take_deferred()) {
             let returns = self.answer(&call).map_err(|lost| {
                 let text = lost.to_string();
-                self.lost = Some(lost);
+                self.lost = Some((call.run.model, lost));
                 text
             })?;
             result.output = returns.into();

@@ -172,6 +172,7 @@ fn block_gas_is_what_is_left_after_what_was_used() {
         .map(|outcome| match outcome {
             TxOutcome::Executed { cumulative_gas_used, .. } => Ok(*cumulative_gas_used),
             TxOutcome::Skipped(reason) => Err(*reason),
+            TxOutcome::SetAside { .. } => panic!("{outcome:?}"),
         })
         .collect();
     assert_eq!(used, [Ok(21_000), Ok(42_000), Err(SkipReason::BlockGas), Ok(63_000)]);

@@ -9,9 +9,13 @@ use common::{
     infer,
 };
 use hyperion_executor::{
-    Candidate, Executor, ExecutorConfig, ExecutorError, Mode, Tx,
+    Candidate, Executor, ExecutorConfig, ExecutorError, Mode, SkipReason, Tx, TxOutcome,
     precompile::{Run, Sampling, address},
-    revm::primitives::hardfork::SpecId,
+    revm::{
+        bytecode::Bytecode,
+        primitives::{Bytes, hardfork::SpecId},
+        state::AccountInfo,
+    },
 };
 
 fn run(variant: i32) -> Run {
@@ -40,7 +44,7 @@ fn modes() -> [Executor; 2] {
 }
 
 #[test]
-fn an_answer_that_does_not_come_stops_the_block() {
+fn an_answer_that_does_not_come_stops_a_block_that_is_agreed_on() {
     let chain = Chain::new();
     let answers = Table::default();
     answers.lost.lock().push(run(2));
@@ -48,6 +52,60 @@ fn an_answer_that_does_not_come_stops_the_block() {
         let txs = [call(1, 0, 1), call(2, 0, 2)];
         let error = executor.execute(&chain.env(), &txs, &chain.state, &chain.facts, &answers);
         assert!(matches!(error, Err(ExecutorError::AnswersLost(_))), "{error:?}");
+    }
+}
+
+/// A registered model that this node does not serve took the whole block along, and anybody could ask for it.
+#[test]
+fn who_proposes_a_block_sets_aside_what_gets_no_answer() {
+    let mut chain = Chain::new();
+    // Writes a slot, then hands its calldata to the precompile: given up, it leaves two frames and a journal behind.
+    let at = Address::repeat_byte(0xaa);
+    let call_it = [0x36, 0x5f, 0x5f, 0x37, 0x5f, 0x5f, 0x36, 0x5f, 0x5f, 0x73];
+    let return_it = [0x5a, 0xf1, 0x3d, 0x5f, 0x5f, 0x3e, 0x3d, 0x5f, 0xf3];
+    let code = [&[0x43, 0x5f, 0x55][..], &call_it, address::INFERENCE.as_slice(), &return_it];
+    let code = Bytecode::new_raw(Bytes::from(code.concat()));
+    chain.state.insert_account_info(at, AccountInfo::from_bytecode(code));
+    let through = |seed, variant| {
+        let data = infer(DIGITS.0, image(3, variant));
+        Tx::decode(&Key::new(seed).send_with_gas(TxKind::Call(at), 0, data, 2_000_000))
+    };
+    let answers = Table::default();
+    answers.lost.lock().extend([run(2), run(4)]);
+    let txs = [call(1, 0, 1), through(2, 2), call(3, 0, 4), through(4, 3), call(5, 0, 5)];
+    let (env, state, facts) = (chain.env(), &chain.state, &chain.facts);
+    for executor in modes() {
+        let proposed = executor.propose(&env, &txs, state, facts, &answers).unwrap();
+        let (aside, kept): (Vec<_>, Vec<_>) = proposed
+            .outcomes
+            .into_iter()
+            .partition(|outcome| matches!(outcome, TxOutcome::SetAside { .. }));
+        assert_eq!(aside.len(), 2);
+        let named = |outcome: &TxOutcome| matches!(outcome, TxOutcome::SetAside { model, .. } if *model == DIGITS);
+        assert!(aside.iter().all(named), "{aside:?}");
+        kept.iter().for_each(|outcome| drop(common::succeeded(outcome)));
+
+        let left = [txs[0].clone(), txs[3].clone(), txs[4].clone()];
+        let without = executor.execute(&env, &left, state, facts, &Table::default()).unwrap();
+        assert_eq!(kept, without.outcomes);
+        assert_eq!(proposed.diff, without.diff);
+        assert_eq!(proposed.gas_used, without.gas_used);
+    }
+}
+
+#[test]
+fn what_is_set_aside_takes_no_more_work_than_a_block() {
+    let mut chain = Chain::new();
+    chain.block_gas = 2_500_000;
+    let answers = Table::default();
+    answers.lost.lock().extend([run(1), run(2)]);
+    let txs = [call(1, 0, 1), call(2, 0, 2), call(3, 0, 3)];
+    for executor in modes() {
+        let (env, state, facts) = (chain.env(), &chain.state, &chain.facts);
+        let outcomes = executor.propose(&env, &txs, state, facts, &answers).unwrap().outcomes;
+        assert!(matches!(outcomes[0], TxOutcome::SetAside { .. }), "{outcomes:?}");
+        assert!(matches!(outcomes[1], TxOutcome::SetAside { .. }), "{outcomes:?}");
+        assert_eq!(outcomes[2], TxOutcome::Skipped(SkipReason::BlockGas));
     }
 }
 
@@ -115,11 +173,7 @@ fn an_unfit_environment_is_refused_before_the_first_transaction() {
 /// Every field of the environment reaches the contracts, whatever the virtual machine's defaults are.
 #[test]
 fn the_chains_environment_reaches_the_contracts() {
-    use hyperion_executor::revm::{
-        bytecode::Bytecode,
-        primitives::{Bytes, U256},
-        state::AccountInfo,
-    };
+    use hyperion_executor::revm::primitives::U256;
     let mut chain = Chain::new();
     // Returns one word: what the opcode pushes.
     let fields = [

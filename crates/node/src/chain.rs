@@ -19,7 +19,7 @@ use hyperion_executor::{
     BlockFacts, ExecEnv, Executor, GenesisAccount, SkipReason, StateDb, Tx, TxOutcome, Words,
     genesis, precompile::Rules, revm::context::result::ExecutionResult,
 };
-use hyperion_primitives::{B256, sha256};
+use hyperion_primitives::{B256, ModelId, sha256};
 use hyperion_store::Store;
 use hyperion_verify::state::StatePath;
 
@@ -68,6 +68,17 @@ pub enum TxRefused {
     /// The node ends, or its store refuses blocks.
     #[error("the node takes no more transactions")]
     Closed,
+    /// It needs a model's answer that this node does not give; it had no effect and is in no block.
+    #[error(
+        "model {model} gives no answer on this node ({why}); the transaction had no effect: send it again once the model \
+         is served, or to a node that serves it"
+    )]
+    Unanswered {
+        /// The model that was to answer.
+        model: ModelId,
+        /// Why it does not.
+        why: String,
+    },
     /// This node cannot execute the block; the transaction had no effect.
     #[error("the block could not be executed here: {0}")]
     Block(String),
@@ -162,11 +173,12 @@ impl Chain {
         Self { spec, beneficiary, executor: Executor::default() }
     }
 
-    /// Runs transactions on top of the newest block of `store`, at a time in Unix seconds; changes nothing.
+    /// Runs transactions on top of the newest block of `store`, at a time in Unix seconds; changes nothing. One that
+    /// needs a model which gives no answer here is set aside, and the block is that of the others.
     ///
     /// # Errors
     ///
-    /// When the block cannot be executed here: the state cannot be read, or a model's answer does not come.
+    /// When the block cannot be executed here: the state cannot be read. Nothing that a transaction says leads to it.
     pub fn execute(
         &self,
         store: &Store,
@@ -196,7 +208,7 @@ impl Chain {
         let candidates: Vec<_> = txs.iter().map(|pending| Ok(pending.tx.clone())).collect();
         let outcome = self
             .executor
-            .execute(&ExecEnv::new(rules, &facts), &candidates, &state, &state, engine)
+            .propose(&ExecEnv::new(rules, &facts), &candidates, &state, &state, engine)
             .map_err(|error| failed(&error))?;
         let words = outcome.diff.words(|path| parent.get(path)).map_err(|error| failed(&error))?;
 
@@ -205,7 +217,7 @@ impl Chain {
                 TxOutcome::Executed { result, cumulative_gas_used, .. } => {
                     Some((pending, result, *cumulative_gas_used))
                 }
-                TxOutcome::Skipped(_) => None,
+                TxOutcome::Skipped(_) | TxOutcome::SetAside { .. } => None,
             })
         };
         let bytes: Vec<_> = executed().map(|(pending, ..)| pending.bytes.as_slice()).collect();

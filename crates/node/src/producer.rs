@@ -138,7 +138,7 @@ fn run(parts: &Parts, stop: &AtomicBool) -> Result<(), StoreError> {
             Duration::from_micros(due_us.saturating_sub(clock.now_us()))
         });
         last_us = clock.now_us();
-        block = block.commit(parts)?;
+        block.commit(parts)?;
     }
 }
 
@@ -171,8 +171,9 @@ impl Block {
         }
     }
 
-    /// Makes the block durable and publishes its checkpoint; returns what did not fit into it.
-    fn commit(self, parts: &Parts) -> Result<Self, StoreError> {
+    /// Makes the block durable and publishes its checkpoint; what did not fit into it stays for the next. After an error
+    /// all of it is still there.
+    fn commit(&mut self, parts: &Parts) -> Result<(), StoreError> {
         let Parts { ledger, chain, engine, clock, .. } = parts;
         let store = ledger.store();
         let head = store.head();
@@ -181,8 +182,8 @@ impl Block {
         let time_ms = clock.unix_ms().max(parent_ms);
         let time_s = time_ms / 1000;
 
-        let Self { claims, mut txs } = self;
-        let executed = match chain.execute(store, engine, &txs, time_s) {
+        let Self { claims, txs } = self;
+        let executed = match chain.execute(store, engine, txs, time_s) {
             Ok(executed) => executed,
             Err(error) => {
                 tracing::error!(%error, transactions = txs.len(), "a block goes on without its transactions");
@@ -212,16 +213,27 @@ impl Block {
         ledger.publish()?;
         engine.logged(&places);
 
-        let mut rest = Self::default();
-        for (pending, outcome) in txs.into_iter().zip(executed.outcomes) {
-            if matches!(outcome, TxOutcome::Skipped(SkipReason::BlockGas)) {
-                rest.txs.push(pending);
-            } else {
-                let hash = pending.tx.hash;
-                tell(&pending, Ok(Mined { height, hash, outcome }));
+        claims.clear();
+        let mut rest = Vec::new();
+        let mut aside = 0_usize;
+        for (pending, outcome) in txs.drain(..).zip(executed.outcomes) {
+            match outcome {
+                TxOutcome::Skipped(SkipReason::BlockGas) => rest.push(pending),
+                TxOutcome::SetAside { model, lost } => {
+                    aside += 1;
+                    tell(&pending, Err(TxRefused::Unanswered { model, why: lost.why }));
+                }
+                outcome => {
+                    let hash = pending.tx.hash;
+                    tell(&pending, Ok(Mined { height, hash, outcome }));
+                }
             }
         }
-        Ok(rest)
+        *txs = rest;
+        if aside > 0 {
+            tracing::warn!(aside, height, "transactions need models that give no answer here");
+        }
+        Ok(())
     }
 }
 

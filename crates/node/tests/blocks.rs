@@ -132,6 +132,39 @@ fn bytes_that_no_block_could_hold_are_refused_at_the_door() {
     node.stop().unwrap();
 }
 
+/// Anybody could ask for a model that was registered before a restart and is not served after it, and every transaction
+/// of such a block was refused.
+#[test]
+fn a_call_of_a_model_that_is_served_no_more_is_set_aside_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = NodeConfig::dev(folder.path().join("node"));
+    let node = start(&config);
+    let model = embedded::digits().unwrap().model.id();
+    let artifact: serde_json::Value = serde_json::from_str(READER).unwrap();
+    let code = hex::decode(artifact["bytecode"].as_str().unwrap()).unwrap();
+    let deploy = [code, model.0.abi_encode()].concat();
+    let deployed = mined(&node, signed(0, 5_000_000, TxKind::Create, 0, deploy));
+    let contract = deployed.outcome.result().unwrap().created_address().unwrap();
+    node.stop().unwrap();
+
+    // The transfer has the nonce that the call does not use up; sent within an interval, both are offered one block.
+    let node = Node::start(&config, &[], |error| panic!("{error}")).unwrap();
+    let call = DigitReader::readCall { pixels: embedded::SEVEN.into() }.abi_encode();
+    let friend = Address::repeat_byte(0x77);
+    for nonce in 1..4 {
+        let read = signed(nonce, 5_000_000, TxKind::Call(contract), 0, call.clone());
+        let read = node.transactions.send(read).unwrap();
+        let sent = mined(&node, signed(nonce, 21_000, TxKind::Call(friend), 5, Vec::new()));
+        assert!(matches!(sent.outcome, TxOutcome::Executed { .. }), "{:?}", sent.outcome);
+        match read.recv_timeout(Duration::from_secs(60)).unwrap() {
+            Err(TxRefused::Unanswered { model: named, .. }) => assert_eq!(named, model),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(balance(&node, &friend), 15);
+    node.stop().unwrap();
+}
+
 /// The spec's digest was written at height 0 and never looked at again: a node with other prices went on with the chain.
 #[test]
 fn a_changed_chain_spec_needs_a_new_data_directory() {

@@ -187,6 +187,7 @@ impl Account<'_> {
         match outcome {
             TxOutcome::Executed { result, .. } => Ok(result),
             TxOutcome::Skipped(reason) => bail!("the transaction was skipped: {reason:?}"),
+            TxOutcome::SetAside { model, lost } => bail!("model {model}: {lost}"),
         }
     }
 
