@@ -1,6 +1,9 @@
 //! The claim log as `rpc` reads it: the store, and the key that signs its checkpoints.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use hyperion_primitives::{B256, ClaimDigest, RequestId};
 use hyperion_rpc::{
@@ -20,6 +23,8 @@ pub struct Ledger {
     store: Store,
     signer: NoteSigner,
     newest: watch::Sender<Option<Arc<Checkpoint>>>,
+    refusals: AtomicU64,
+    refusal: Mutex<Option<String>>,
 }
 
 impl Ledger {
@@ -29,7 +34,9 @@ impl Ledger {
     ///
     /// When the store cannot be read.
     pub fn new(store: Store, signer: NoteSigner) -> Result<Self, StoreError> {
-        let ledger = Self { store, signer, newest: watch::Sender::new(None) };
+        let newest = watch::Sender::new(None);
+        let (refusals, refusal) = (AtomicU64::new(0), Mutex::new(None));
+        let ledger = Self { store, signer, newest, refusals, refusal };
         ledger.publish()?;
         Ok(ledger)
     }
@@ -53,6 +60,27 @@ impl Ledger {
         let checkpoint = self.signed(self.store.head().log_size)?;
         self.newest.send_replace(Some(Arc::new(checkpoint)));
         Ok(())
+    }
+
+    /// Notes that the store refused a block which waits and is tried again.
+    pub fn refused(&self, why: String) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+
+    /// Notes that the store took a block; whether it refused that block before.
+    pub fn accepted(&self) -> bool {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+
+    /// Why the next block waits, if the store refused it.
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Blocks refused since the start, tries counted.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     /// The signature is deterministic, so any earlier checkpoint can be signed again and is the same text.

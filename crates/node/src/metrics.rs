@@ -226,6 +226,12 @@ impl Running {
             None,
             [([("", ""); 0], head.height)],
         )?;
+        out.counter(
+            "blocks_refused",
+            "Tries of a block for which the disk was too full",
+            None,
+            [([("", ""); 0], self.ledger.refusals())],
+        )?;
         let Ok(stats) = self.ledger.store().stats() else { return Ok(()) };
         out.gauge("state_words", "Words of the state", None, [([("", ""); 0], stats.leaves)])?;
         out.counter(

@@ -2,7 +2,8 @@
 //!
 //! One thread owns the store's writer. A block is made when there is work and the interval since the last one is over,
 //! or earlier when it is full; without work there is none. What is told to clients as logged, or to the sender of a
-//! transaction as done, is durable.
+//! transaction as done, is durable. While the disk is too full for a block, the block waits and is tried again; what
+//! comes meanwhile fills the queue, and then the engine pushes new work back.
 
 use std::{
     sync::{
@@ -68,6 +69,9 @@ pub fn queue(config: &BlockConfig) -> (Queue, Receiver<Work>) {
 /// Milliseconds after which an idle producer looks whether it is to stop.
 const IDLE_MS: u64 = 50;
 
+/// How long a block waits after the disk was too full for it: at first, and at most; it doubles in between.
+const DISK_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
 /// The producer's thread; told to stop, it ends once everything that was offered is logged.
 #[derive(Debug)]
 pub struct Producer {
@@ -93,7 +97,7 @@ pub struct Parts {
 }
 
 impl Producer {
-    /// Starts the thread. `failed` is called once if the store refuses a block.
+    /// Starts the thread. `failed` is called once if the store refuses a block for good.
     pub fn start(parts: Parts, failed: impl FnOnce(&StoreError) + Send + 'static) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
@@ -115,6 +119,7 @@ impl Producer {
     /// What stopped the producer early.
     pub fn stop(self, engine: Engine) -> Result<(), StoreError> {
         self.stop.store(true, Ordering::SeqCst);
+        self.thread.thread().unpark();
         drop(engine);
         self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
@@ -138,8 +143,30 @@ fn run(parts: &Parts, stop: &AtomicBool) -> Result<(), StoreError> {
             Duration::from_micros(due_us.saturating_sub(clock.now_us()))
         });
         last_us = clock.now_us();
-        block.commit(parts)?;
+        settle(parts, &mut block, stop)?;
     }
+}
+
+/// Makes a block durable, however long the disk is too full for it; told to stop, it tries once more.
+fn settle(parts: &Parts, block: &mut Block, stop: &AtomicBool) -> Result<(), StoreError> {
+    let (mut wait, wait_max) = DISK_WAIT;
+    while let Err(error) = block.commit(parts) {
+        // The store left everything as it was, and the block is still here. A full map stays full until it is reopened.
+        let may_pass = matches!(error, StoreError::DiskLow { .. } | StoreError::DiskFull);
+        if !may_pass || stop.load(Ordering::SeqCst) {
+            return Err(error);
+        }
+        if parts.ledger.refusal().is_none() {
+            tracing::error!(%error, "the next block waits for free disk space");
+        }
+        parts.ledger.refused(error.to_string());
+        thread::park_timeout(wait);
+        wait = wait.saturating_mul(2).min(wait_max);
+    }
+    if parts.ledger.accepted() {
+        tracing::info!("blocks are made again");
+    }
+    Ok(())
 }
 
 /// A block in the making.

@@ -196,7 +196,7 @@ fn register(ledger: &Ledger, chain: &Chain, served: &[Served], clock: &MachineCl
 impl Node {
     /// Opens the store, loads the models, starts engine and producer.
     ///
-    /// `failed` is called once if the store refuses a block later on.
+    /// `failed` is called once if the store refuses a block for good later on.
     ///
     /// # Errors
     ///
@@ -246,8 +246,11 @@ impl Node {
             Box::new(sink),
         );
         let engine = engine.map_err(|error| anyhow::Error::from(error).context(Exit::NoDevice))?;
-        let readiness =
-            Arc::new(Ready { engine: engine.clone(), poisoned: AtomicBool::new(false) });
+        let readiness = Arc::new(Ready {
+            engine: engine.clone(),
+            ledger: Arc::clone(&ledger),
+            poisoned: AtomicBool::new(false),
+        });
         let poisoned = Arc::clone(&readiness);
         let failed = move |error: &StoreError| {
             poisoned.poisoned.store(true, Ordering::SeqCst);
@@ -406,6 +409,7 @@ impl Prices for Gas {
 
 struct Ready {
     engine: Engine,
+    ledger: Arc<Ledger>,
     poisoned: AtomicBool,
 }
 
@@ -413,6 +417,9 @@ impl Readiness for Ready {
     fn ready(&self) -> Result<(), String> {
         if self.poisoned.load(Ordering::SeqCst) {
             return Err("the store refuses writes; restart the node".to_owned());
+        }
+        if let Some(why) = self.ledger.refusal() {
+            return Err(format!("the next block waits: {why}"));
         }
         let models = self.engine.models();
         if models.is_empty() {

@@ -15,6 +15,7 @@ use hyperion_node::{
     config::{DEV_ACCOUNTS, NodeConfig},
     wire::{Node, embedded},
 };
+use hyperion_store::StoreError;
 use hyperion_verify::state::{AccountWord, StatePath};
 
 sol! {
@@ -163,6 +164,45 @@ fn a_call_of_a_model_that_is_served_no_more_is_set_aside_alone() {
     }
     assert_eq!(balance(&node, &friend), 15);
     node.stop().unwrap();
+}
+
+/// A disk that was full for a moment ended the node, and what waited was gone.
+#[test]
+fn a_block_waits_while_the_disk_is_too_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = start(&NodeConfig::dev(folder.path().join("node")));
+    let store = node.ledger.store();
+    let head = store.head();
+    store.set_disk_reserve(u64::MAX);
+    let to = TxKind::Call(Address::repeat_byte(0x77));
+    let sent = node.transactions.send(signed(0, 21_000, to, 5, Vec::new())).unwrap();
+    while node.ledger.refusals() < 2 {
+        std::thread::yield_now();
+    }
+    assert!(node.ledger.refusal().unwrap().contains("disk_reserve_bytes"));
+    assert_eq!(store.head(), head);
+    assert!(sent.try_recv().is_err(), "told before it is durable");
+    store.set_disk_reserve(0);
+    let mined = sent.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
+    assert_eq!((mined.height, store.head().height), (head.height + 1, head.height + 1));
+    node.stop().unwrap();
+}
+
+#[test]
+fn asked_to_end_while_the_disk_is_too_full_it_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::start(
+        &NodeConfig::dev(folder.path().join("node")),
+        &[embedded::digits().unwrap()],
+        |error| assert!(matches!(error, StoreError::DiskLow { .. })),
+    )
+    .unwrap();
+    node.ledger.store().set_disk_reserve(u64::MAX);
+    let to = TxKind::Call(Address::repeat_byte(0x77));
+    let sent = node.transactions.send(signed(0, 21_000, to, 5, Vec::new())).unwrap();
+    let refused = node.stop().unwrap_err();
+    assert!(format!("{refused:#}").contains("disk_reserve_bytes"), "{refused:#}");
+    assert!(sent.recv().is_err(), "nobody is told that it is done");
 }
 
 /// The spec's digest was written at height 0 and never looked at again: a node with other prices went on with the chain.

@@ -64,6 +64,7 @@ pub(crate) struct Inner<P> {
     /// Commits through the tail, and transactions of the tables, since open.
     pub(crate) commits: Commits,
     dir: Option<PathBuf>,
+    disk_reserve_bytes: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -263,8 +264,14 @@ impl<P: PageStore> Store<P> {
             published: RwLock::new(Published::new(view)),
             commits: Commits::default(),
             dir,
+            disk_reserve_bytes: AtomicU64::new(config.disk_reserve_bytes),
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Sets the free disk space below which blocks are refused from now on, over the configuration's.
+    pub fn set_disk_reserve(&self, bytes: u64) {
+        self.inner.disk_reserve_bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// The newest durable height.
@@ -386,7 +393,7 @@ impl<P: PageStore> Inner<P> {
         let stat = rustix::fs::statvfs(dir)
             .map_err(|errno| StoreError::io("measuring", dir)(errno.into()))?;
         let free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
-        let reserve_bytes = self.config.disk_reserve_bytes;
+        let reserve_bytes = self.disk_reserve_bytes.load(Ordering::Relaxed);
         if free_bytes < reserve_bytes {
             return Err(StoreError::DiskLow { free_bytes, reserve_bytes });
         }
