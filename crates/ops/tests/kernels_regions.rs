@@ -88,6 +88,69 @@ fn programs_that_reuse_memory_give_the_same_result() {
     }
 }
 
+/// Parts of a divided row: two layers whose results are added and then activated, with or without a reader of the first
+/// result, a first input that is overwritten, and steps so coarse that only the definition can requantize.
+#[test]
+fn parts_of_a_divided_row_are_summed_as_if_one_by_one() {
+    for case in 0..48_u64 {
+        equal(&[1, 2], |device| {
+            let mut mix = Mix::new(case);
+            let rows = 1 + draw(&mut mix, 80);
+            let n = [8, 48, 50, 100, 144][draw(&mut mix, 5)];
+            let bits = [8, 17, 30][draw(&mut mix, 3)];
+            let x: Vec<i32> = (0..rows * 96).map(|_| mix.i32(bits)).collect();
+            let whole = input(device, 96, &x);
+            let [mut first, mut second] =
+                [(32, mix.below(2) == 0), (64, mix.below(4) == 0)].map(|(k, fine)| {
+                    let mut layer = random_layer(&mut mix, k, n);
+                    layer.shape.a15 = fine;
+                    layer
+                });
+            if mix.below(4) == 0 {
+                first.exponents.fill(2);
+            }
+            if mix.below(4) == 0 {
+                second.exponents.fill(2);
+            }
+            let weights = [&first, &second].map(|layer| layer.pack(device));
+            let [between, other, sum, out] = [(); 4].map(|()| matrix(device, rows, n));
+            let mut steps = vec![
+                Step::Linear {
+                    weights: weights[0],
+                    shape: first.shape,
+                    input: whole.columns(0, 32),
+                    out: between,
+                },
+                Step::Linear {
+                    weights: weights[1],
+                    shape: second.shape,
+                    input: whole.columns(32, 64),
+                    out: other,
+                },
+                Step::Add { lhs: other, rhs: between, out: sum },
+            ];
+            let activation = Step::Activation { table: ActivationTable::Gelu, input: sum, out };
+            let last = match case % 4 {
+                0 => sum,
+                1 => {
+                    steps.push(activation);
+                    out
+                }
+                2 => {
+                    steps.extend([activation, Step::Add { lhs: sum, rhs: out, out: other }]);
+                    other
+                }
+                _ => {
+                    steps.extend([activation, Step::Add { lhs: between, rhs: out, out: other }]);
+                    other
+                }
+            };
+            device.run(&steps).unwrap();
+            read(device, last)
+        });
+    }
+}
+
 /// The residual of a layer that lies beside its result, in columns of one matrix.
 #[test]
 fn columns_of_one_matrix_are_read_beside_those_written() {
