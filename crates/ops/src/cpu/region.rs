@@ -2,8 +2,7 @@
 //!
 //! A run of steps that work row by row becomes one [`Region`], so that a block of rows goes through all of
 //! them while it is in the cache and threads meet only at its end. A linear step takes the non-linearity
-//! or the residual sum after it along, and two linear steps whose results are added, the parts of a divided
-//! row, are computed side by side. Attention, chosen rows and pooling look at other rows and stand
+//! or the residual sum after it along. Attention, chosen rows and pooling look at other rows and stand
 //! between regions.
 
 use alloc::vec::Vec;
@@ -86,13 +85,6 @@ pub(super) enum RowStep<'s> {
         out: Place,
         then: Then,
     },
-    /// The sum of two linear steps, and what comes after.
-    Joint {
-        /// Weights and input of either; the second has 8-bit codes.
-        parts: [(WeightId, Place); 2],
-        out: Place,
-        activation: Option<ActivationTable>,
-    },
     Rope {
         frequencies: WeightId,
         shape: RopeShape,
@@ -127,15 +119,6 @@ pub(super) enum Then {
     Nothing,
     Activation(ActivationTable),
     Add(Place),
-}
-
-impl Then {
-    pub(super) fn activation(self) -> Option<ActivationTable> {
-        match self {
-            Self::Activation(table) => Some(table),
-            Self::Nothing | Self::Add(_) => None,
-        }
-    }
 }
 
 /// The stages of a list of steps, in order.
@@ -192,7 +175,6 @@ enum Pending<'s> {
     Step(&'s Step<'s>),
     Activated { linear: &'s Step<'s>, table: ActivationTable, out: View },
     Added { linear: &'s Step<'s>, other: View, out: View },
-    Joint { parts: [&'s Step<'s>; 2], activation: Option<ActivationTable>, out: View },
 }
 
 impl<'s> Run<'s> {
@@ -216,19 +198,6 @@ impl<'s> Run<'s> {
 
     /// Lets the linear step before take `step` along, if nobody else reads what it would have written.
     fn absorbs(&mut self, step: &'s Step<'s>, rest: &[Step<'s>]) -> bool {
-        if let (
-            Step::Activation { table, input, out },
-            Some(Pending::Joint { parts, activation: None, out: between }),
-        ) = (step, self.steps.last())
-        {
-            let joint = Pending::Joint { parts: *parts, activation: Some(*table), out: *out };
-            let absorbed =
-                input == between && !is_read(*between, rest) && self.extents.add(&[*out]);
-            if absorbed {
-                *self.steps.last_mut().expect("matched above") = joint;
-            }
-            return absorbed;
-        }
         let Some(Pending::Step(linear @ Step::Linear { out: between, .. })) = self.steps.last()
         else {
             return false;
@@ -250,30 +219,8 @@ impl<'s> Run<'s> {
         let absorbed = !is_read(*between, rest) && self.extents.add(&views);
         if absorbed {
             *self.steps.last_mut().expect("matched above") = fused;
-            self.join(rest);
         }
         absorbed
-    }
-
-    /// Puts a linear step that adds the one before it together with that one, if nobody else reads that one's result.
-    fn join(&mut self, rest: &[Step<'s>]) {
-        let [
-            ..,
-            Pending::Step(first @ Step::Linear { out: between, .. }),
-            Pending::Added { linear, other, out },
-        ] = self.steps[..]
-        else {
-            return;
-        };
-        let Step::Linear { shape, input, .. } = linear else {
-            unreachable!("only a linear step absorbs the next")
-        };
-        // The second step's input is read before the first's result would have been written.
-        let apart = !Extent::new(*input).overlaps(Extent::new(*between));
-        if *between == other && apart && !shape.a15 && !is_read(other, rest) {
-            self.steps.truncate(self.steps.len() - 2);
-            self.steps.push(Pending::Joint { parts: [first, linear], activation: None, out });
-        }
     }
 
     fn finish(&mut self, stages: &mut Vec<Stage<'s>>) {
@@ -301,13 +248,6 @@ impl<'s> Pending<'s> {
             }
             Self::Activated { linear, table, out } => fused(linear, out, Then::Activation(table)),
             Self::Added { linear, other, out } => fused(linear, out, Then::Add(place(other))),
-            Self::Joint { parts, activation, out } => {
-                let parts = parts.map(|part| match *part {
-                    Step::Linear { weights, input, .. } => (weights, place(input)),
-                    _ => unreachable!("only linear steps are joined"),
-                });
-                RowStep::Joint { parts, out: place(out), activation }
-            }
             Self::Step(step) => RowStep::new(step, place),
         }
     }

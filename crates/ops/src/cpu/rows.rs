@@ -3,7 +3,7 @@
 use core::ops::Range;
 
 use super::{
-    Aligned, Products,
+    Products,
     elements::{self, saturating_sum},
     matrix::{Output, Part, Place},
     region::{RowStep, Then},
@@ -11,7 +11,7 @@ use super::{
     worker::Worker,
 };
 use crate::{
-    ActivationTable, AttentionShape, Sequence, WeightId,
+    AttentionShape, Sequence, WeightId,
     activation::kernel::{Activation, Nonlinearity},
     argmax::argmax,
     gemm::packed::{BLOCK, CodeRows, PANEL, QUAD},
@@ -88,37 +88,8 @@ pub(super) fn run<K: Products>(
             let Packed::Linear(layer) = shared.packed(weights) else {
                 panic!("`linear` needs its weights");
             };
-            let [codes, low] = &mut worker.codes;
-            encode(k, layer, (part, input), (codes, Some(low)), &mut worker.row);
-            let mut out = part.output(out);
-            let Worker { codes: [codes, low], tiles, .. } = worker;
-            for index in 0..layer.panels.count() {
-                let sums = multiply(k, layer, index, (codes, low), tiles, rows);
-                k.vectorize(Finish { layer, sums, sink: Sink::Out(&mut out), then });
-            }
-        }
-        RowStep::Joint { parts: [first, second], out, activation } => {
-            let [first_layer, second_layer] = [first, second].map(|(weights, _)| {
-                let Packed::Linear(layer) = shared.packed(weights) else {
-                    panic!("`linear` needs its weights");
-                };
-                layer
-            });
-            let [codes, low] = &mut worker.codes;
-            encode(k, first_layer, (part, first.1), (codes, Some(low)), &mut worker.row);
-            encode(k, second_layer, (part, second.1), (&mut worker.second, None), &mut worker.row);
-            let mut out = part.output(out);
-            let Worker { codes: [codes, low], second, tiles, first, .. } = worker;
-            for index in 0..first_layer.panels.count() {
-                // A panel's results of the first step wait in the first-level cache for those of the second.
-                let sums = multiply(k, first_layer, index, (codes, low), tiles, rows);
-                let sink = Sink::Tile(first.as_mut_slice());
-                k.vectorize(Finish { layer: first_layer, sums, sink, then: Then::Nothing });
-                let sums = multiply(k, second_layer, index, (second, second), tiles, rows);
-                let sink = Sink::Sum { first: first.as_slice(), out: &mut out };
-                let then = activation.map_or(Then::Nothing, Then::Activation);
-                k.vectorize(Finish { layer: second_layer, sums, sink, then });
-            }
+            encode(k, layer, part, input, worker);
+            multiply(k, layer, worker, rows, &mut part.output(out), then);
         }
         RowStep::Rope { frequencies, shape, sequences, input, out } => {
             let Packed::Frequencies(frequencies) = shared.packed(frequencies) else {
@@ -197,35 +168,28 @@ fn collect(
     }
 }
 
-/// Quantizes the rows of a linear step; `low` are the low halves of 15-bit codes.
-fn encode<K: Products>(
-    k: K,
-    layer: &Layer,
-    (part, input): (&Part<'_>, Place),
-    (codes, mut low): (&mut CodeRows, Option<&mut CodeRows>),
-    smoothed: &mut [i32],
-) {
+/// Quantizes the rows of a linear step.
+fn encode<K: Products>(k: K, layer: &Layer, part: &Part<'_>, input: Place, worker: &mut Worker) {
     let depth = layer.shape.depth() as usize;
+    let [codes, low] = &mut worker.codes;
     codes.set_depth(depth);
-    let mut low = low.take_if(|_| layer.shape.a15);
-    if let Some(low) = &mut low {
+    if layer.shape.a15 {
         low.set_depth(depth);
     }
     for row in 0..part.rows {
         let mut x = part.row(input, row);
         if let Some(factors) = &layer.smooth {
-            let smoothed = &mut smoothed[..x.len()];
+            let smoothed = &mut worker.row[..x.len()];
             k.vectorize(elements::Smooth { x, factors, out: &mut *smoothed });
             x = smoothed;
         }
-        let scale = match &mut low {
-            Some(low) => {
-                let halves = [codes.row_mut(row), low.row_mut(row)];
-                let scale = k.vectorize(QuantizeFine { x, kmin: KMIN_FINE, halves });
-                arrange(k, low, row);
-                scale
-            }
-            None => k.vectorize(Quantize { x, kmin: KMIN, codes: codes.row_mut(row) }),
+        let scale = if layer.shape.a15 {
+            let halves = [codes.row_mut(row), low.row_mut(row)];
+            let scale = k.vectorize(QuantizeFine { x, kmin: KMIN_FINE, halves });
+            arrange(k, low, row);
+            scale
+        } else {
+            k.vectorize(Quantize { x, kmin: KMIN, codes: codes.row_mut(row) })
         };
         codes.set_scale(row, scale);
         arrange(k, codes, row);
@@ -239,49 +203,38 @@ fn arrange<K: Products>(k: K, codes: &mut CodeRows, row: usize) {
     }
 }
 
-/// Sums of some rows with a panel.
-struct Sums<'w> {
-    panel: usize,
-    width: usize,
-    rows: usize,
-    codes: &'w CodeRows,
-    /// All, or those of high and of low halves.
-    tiles: [&'w [i32]; 2],
-}
-
-/// Multiplies quantized rows by a panel.
-fn multiply<'w, K: Products>(
+/// Multiplies quantized rows by every panel and writes what follows from the sums.
+fn multiply<K: Products>(
     k: K,
     layer: &Layer,
-    panel: usize,
-    (codes, low): (&'w CodeRows, &CodeRows),
-    [tile, low_tile]: &'w mut [Aligned<i32>; 2],
+    worker: &mut Worker,
     rows: usize,
-) -> Sums<'w> {
-    let weights = layer.panels.panel(panel);
-    k.gemm(weights, codes, 0..rows, tile.as_mut_slice());
-    if layer.shape.a15 {
-        k.gemm(weights, low, 0..rows, low_tile.as_mut_slice());
+    out: &mut Output<'_, '_>,
+    then: Then,
+) {
+    let [codes, low] = &worker.codes;
+    let [tile, low_tile] = &mut worker.tiles;
+    let fine = layer.shape.a15;
+    for index in 0..layer.panels.count() {
+        let panel = layer.panels.panel(index);
+        k.gemm(panel, codes, 0..rows, tile.as_mut_slice());
+        if fine {
+            k.gemm(panel, low, 0..rows, low_tile.as_mut_slice());
+        }
+        let tiles = [tile.as_slice(), low_tile.as_slice()];
+        k.vectorize(Finish { layer, index, codes, tiles, width: panel.width, rows, out, then });
     }
-    let tiles = [tile.as_slice(), low_tile.as_slice()];
-    Sums { panel, width: weights.width, rows, codes, tiles }
-}
-
-/// Where results of a panel go.
-enum Sink<'w, 'p, 'b> {
-    /// To their columns.
-    Out(&'w mut Output<'p, 'b>),
-    /// Into a tile as wide as the panel.
-    Tile(&'w mut [i32]),
-    /// To their columns, with such a tile added.
-    Sum { first: &'w [i32], out: &'w mut Output<'p, 'b> },
 }
 
 /// Makes results of a panel's sums.
 struct Finish<'w, 'p, 'b> {
     layer: &'w Layer,
-    sums: Sums<'w>,
-    sink: Sink<'w, 'p, 'b>,
+    index: usize,
+    codes: &'w CodeRows,
+    tiles: [&'w [i32]; 2],
+    width: usize,
+    rows: usize,
+    out: &'w mut Output<'p, 'b>,
     then: Then,
 }
 
@@ -290,52 +243,30 @@ impl<L: Lanes> Work<L> for Finish<'_, '_, '_> {
 
     #[inline(always)]
     fn run(self, l: L) {
-        let Self { layer, sums: Sums { panel, width, rows, codes, tiles }, mut sink, then } = self;
-        let (ratios, fine) = (layer.ratios(panel), layer.shape.a15);
-        let columns = panel * PANEL..((panel + 1) * PANEL).min(layer.shape.n as usize);
+        let Self { layer, index, codes, tiles, width, rows, out, then } = self;
+        let (ratios, fine) = (layer.ratios(index), layer.shape.a15);
+        let columns = index * PANEL..((index + 1) * PANEL).min(layer.shape.n as usize);
         for row in 0..rows {
             let scale = codes.scale(row);
             let acc = tiles.map(|tile| &tile[row * width..][..width]);
-            let (after, y) = sink.row(row, (columns.clone(), width), then);
+            let place = columns.clone();
+            let (other, y) = match then {
+                Then::Add(other) => {
+                    let ([other, _], y) = out.beside([other; 2], row);
+                    (&other[place.clone()], &mut y[place])
+                }
+                Then::Nothing | Then::Activation(_) => (&[][..], &mut out.row(row)[place]),
+            };
             match ratios.shift(scale, fine) {
                 Some(shift) => {
                     let row = Row::new(l, scale.mantissa, shift);
-                    finish_row(l, row, (&ratios, fine), acc, after, y);
+                    finish_row(l, row, (&ratios, fine), acc, (then, other), y);
                 }
                 None => {
-                    layer.requantize(panel, scale, acc, y);
-                    finish_slowly(l, after, y);
+                    layer.requantize(index, scale, acc, y);
+                    finish_slowly(l, (then, other), y);
                 }
             }
-        }
-    }
-}
-
-/// What is still to do with a row's results: a sum, a non-linearity.
-type After<'a> = (Option<&'a [i32]>, Option<ActivationTable>);
-
-impl Sink<'_, '_, '_> {
-    /// What is still to do with a row's results, and where they go.
-    #[inline(always)]
-    fn row(
-        &mut self,
-        row: usize,
-        (columns, width): (Range<usize>, usize),
-        then: Then,
-    ) -> (After<'_>, &mut [i32]) {
-        let (count, table) = (columns.len(), then.activation());
-        match self {
-            Self::Tile(tile) => ((None, table), &mut tile[row * width..][..count]),
-            Self::Sum { first, out } => {
-                ((Some(&first[row * width..][..count]), table), &mut out.row(row)[columns])
-            }
-            Self::Out(out) => match then {
-                Then::Add(other) => {
-                    let ([other, _], y) = out.beside([other; 2], row);
-                    ((Some(&other[columns.clone()]), None), &mut y[columns])
-                }
-                Then::Nothing | Then::Activation(_) => ((None, table), &mut out.row(row)[columns]),
-            },
         }
     }
 }
@@ -347,38 +278,31 @@ fn finish_row<L: Lanes>(
     row: Row<L>,
     (ratios, fine): (&Ratios<'_>, bool),
     [hi, lo]: [&[i32]; 2],
-    after: After<'_>,
+    (then, other): (Then, &[i32]),
     y: &mut [i32],
 ) {
     let channels =
         ratios.multipliers.chunks_exact(L::WIDTH).zip(ratios.bias.chunks_exact(L::WIDTH));
     let words = hi.chunks_exact(L::WIDTH).zip(lo.chunks_exact(L::WIDTH)).zip(channels);
     let words = words.zip(y.chunks_mut(L::WIDTH));
-    match after {
-        (None, None) => {
+    match then {
+        Then::Nothing => {
             for (sums, y) in words {
                 l.store_some(row_word(l, row, fine, sums), y);
             }
         }
-        (None, Some(table)) => {
+        Then::Activation(table) => {
             let nonlinearity = Nonlinearity::new(l, table);
             for (sums, y) in words {
                 l.store_some(nonlinearity.word(l, row_word(l, row, fine, sums)), y);
             }
         }
-        (Some(other), None) => {
+        Then::Add(_) => {
             for ((sums, y), other) in words.zip(other.chunks(L::WIDTH)) {
                 l.store_some(
                     saturating_sum(l, row_word(l, row, fine, sums), l.load_some(other)),
                     y,
                 );
-            }
-        }
-        (Some(other), Some(table)) => {
-            let nonlinearity = Nonlinearity::new(l, table);
-            for ((sums, y), other) in words.zip(other.chunks(L::WIDTH)) {
-                let sum = saturating_sum(l, row_word(l, row, fine, sums), l.load_some(other));
-                l.store_some(nonlinearity.word(l, sum), y);
             }
         }
     }
@@ -395,12 +319,13 @@ fn row_word<L: Lanes>(l: L, row: Row<L>, fine: bool, ((hi, lo), (m, bias)): Word
 /// What comes after, for a row that the definition requantized.
 #[cold]
 #[inline(never)]
-fn finish_slowly<L: Lanes>(l: L, (other, table): After<'_>, y: &mut [i32]) {
-    if let Some(other) = other {
-        l.vectorize(elements::AddTo { out: y, rhs: other });
-    }
-    if let Some(table) = table {
-        let x = y.to_vec();
-        l.vectorize(Activation { table, x: &x, out: y });
+fn finish_slowly<L: Lanes>(l: L, (then, other): (Then, &[i32]), y: &mut [i32]) {
+    match then {
+        Then::Nothing => {}
+        Then::Activation(table) => {
+            let x = y.to_vec();
+            l.vectorize(Activation { table, x: &x, out: y });
+        }
+        Then::Add(_) => l.vectorize(elements::AddTo { out: y, rhs: other }),
     }
 }

@@ -15,9 +15,8 @@ pub(super) const ROWS: usize = 64;
 /// Greatest sizes among some steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Need {
-    /// Depth of a linear step on 8-bit codes or on the high halves of 15-bit ones, on the low halves, and of a step that
-    /// is computed together with the one before it.
-    depths: [usize; 3],
+    /// Depth of a linear step on 8-bit codes or on the high halves of 15-bit ones, and on the low halves.
+    depths: [usize; 2],
     /// Elements of a row that is changed before it is used.
     width: usize,
     /// Rows of a sequence, and columns of a head.
@@ -30,12 +29,8 @@ pub(super) struct Need {
 pub(super) struct Worker {
     /// Codes of a linear step's rows: high halves or all, and low halves.
     pub(super) codes: [CodeRows; 2],
-    /// Codes of the rows of a second linear step, computed together with the first.
-    pub(super) second: CodeRows,
     /// Sums of the rows with one panel, for either half.
     pub(super) tiles: [Aligned<i32>; 2],
-    /// The first of two steps' results for one panel.
-    pub(super) first: Aligned<i32>,
     pub(super) row: Vec<i32>,
     pub(super) sums: Vec<i64>,
     pub(super) head: Head,
@@ -55,8 +50,9 @@ impl Need {
                     let Packed::Linear(layer) = packed(weights) else { continue };
                     let depth = layer.shape.depth() as usize;
                     self.depths[0] = self.depths[0].max(depth);
-                    let other = if layer.shape.a15 { 1 } else { 2 };
-                    self.depths[other] = self.depths[other].max(depth);
+                    if layer.shape.a15 {
+                        self.depths[1] = self.depths[1].max(depth);
+                    }
                     if layer.shape.smooth {
                         self.width = self.width.max(layer.shape.k as usize);
                     }
@@ -77,7 +73,7 @@ impl Need {
     /// Bytes of one worker.
     pub(super) fn bytes(self) -> u64 {
         let codes: u64 = self.depths.iter().map(|depth| CodeRows::bytes(ROWS, *depth)).sum();
-        let tiles = 3 * Aligned::<i32>::bytes(ROWS * PANEL);
+        let tiles = 2 * Aligned::<i32>::bytes(ROWS * PANEL);
         let attention = Head::bytes(self.keys, self.head_dim) + Scratch::bytes(self.keys);
         codes + tiles + attention + 12 * self.width as u64
     }
@@ -86,12 +82,10 @@ impl Need {
 impl Worker {
     /// `None` when there is no memory.
     pub(super) fn new(need: Need) -> Option<Self> {
-        let [all, low, second] = need.depths.map(|depth| CodeRows::new(ROWS, depth));
+        let [all, low] = need.depths.map(|depth| CodeRows::new(ROWS, depth));
         Some(Self {
             codes: [all?, low?],
-            second: second?,
             tiles: [Aligned::new(ROWS * PANEL)?, Aligned::new(ROWS * PANEL)?],
-            first: Aligned::new(ROWS * PANEL)?,
             row: vec![0; need.width],
             sums: vec![0; need.width],
             head: Head::new(need.keys, need.head_dim)?,
