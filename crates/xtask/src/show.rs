@@ -184,7 +184,7 @@ pub(crate) struct Bench {
 }
 
 impl Bench {
-    /// Builds and runs a binary of `bench/`; its last line of standard output is one JSON object.
+    /// Builds and runs a binary of `bench/`; its standard output ends with one JSON object.
     pub(crate) fn rust(&self, binary: &str, arguments: &[&str]) -> Result<Value> {
         let manifest = crate::root().join("bench/Cargo.toml");
         let mut command = Command::new("cargo");
@@ -237,7 +237,9 @@ fn json_of(command: &mut Command, name: &str) -> Result<Value> {
         print!("{text}");
         bail!("{name} failed ({})", output.status);
     }
-    let last = text.lines().rev().find(|line| line.starts_with('{'));
+    // An object may fill one line or many; what lies inside it is indented.
+    let start = text.rfind("\n{").map(|at| at + 1).or(text.starts_with('{').then_some(0));
+    let last = start.and_then(|start| text.get(start..));
     let last = last.with_context(|| format!("{name} printed no JSON object"))?;
     serde_json::from_str(last).with_context(|| format!("{name} printed no JSON object"))
 }
