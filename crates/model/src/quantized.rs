@@ -71,7 +71,16 @@ impl std::fmt::Debug for Matrix<'_> {
     }
 }
 
-impl Matrix<'_> {
+impl<'a> Matrix<'a> {
+    /// A matrix whose multipliers are one.
+    pub fn new(
+        rows: usize,
+        columns: usize,
+        value: &'a dyn Fn(usize, usize) -> Option<Real>,
+    ) -> Self {
+        Self { rows, columns, value, row_q30: None, column_q14: None }
+    }
+
     /// Multiplier of a row.
     fn row(&self, row: usize) -> u32 {
         self.row_q30.map_or(ROW_ONE, |of| of(row))

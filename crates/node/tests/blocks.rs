@@ -59,23 +59,28 @@ fn balance(node: &Node, account: &Address) -> u128 {
     word.map_or(0, |word| AccountWord::from_word(&word).unwrap().balance)
 }
 
+/// Deploys the contract that reads digits, as its sender's first transaction; its address, and the block's height.
+fn deploy_reader(node: &Node) -> (Address, u64) {
+    let model = embedded::digits().unwrap().model.id();
+    let artifact: serde_json::Value = serde_json::from_str(READER).unwrap();
+    let code = hex::decode(artifact["bytecode"].as_str().unwrap()).unwrap();
+    let deploy = [code, model.0.abi_encode()].concat();
+    let deployed = mined(node, signed(0, 5_000_000, TxKind::Create, 0, deploy));
+    (deployed.outcome.result().unwrap().created_address().unwrap(), deployed.height)
+}
+
 #[test]
 fn a_contract_reads_a_digit_in_a_block_and_the_chain_goes_on_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let config = NodeConfig::dev(folder.path().join("node"));
     let node = start(&config);
-    let model = embedded::digits().unwrap().model.id();
 
-    let artifact: serde_json::Value = serde_json::from_str(READER).unwrap();
-    let code = hex::decode(artifact["bytecode"].as_str().unwrap()).unwrap();
-    let deploy = [code, model.0.abi_encode()].concat();
-    let deployed = mined(&node, signed(0, 5_000_000, TxKind::Create, 0, deploy));
-    let contract = deployed.outcome.result().unwrap().created_address().unwrap();
+    let (contract, deployed) = deploy_reader(&node);
     let call = DigitReader::readCall { pixels: embedded::SEVEN.into() }.abi_encode();
     let read = mined(&node, signed(1, 5_000_000, TxKind::Call(contract), 0, call.clone()));
     let seven = read.outcome.result().unwrap().output().unwrap().clone();
     assert_eq!(U256::from_be_slice(&seven), U256::from(7));
-    assert!(read.height > deployed.height);
+    assert!(read.height > deployed);
     let friend = Address::repeat_byte(0x77);
     mined(&node, signed(2, 21_000, TxKind::Call(friend), 5, Vec::new()));
     let (left, head) = (balance(&node, &DEV_ACCOUNTS[0]), node.ledger.store().head());
@@ -141,11 +146,7 @@ fn a_call_of_a_model_that_is_served_no_more_is_set_aside_alone() {
     let config = NodeConfig::dev(folder.path().join("node"));
     let node = start(&config);
     let model = embedded::digits().unwrap().model.id();
-    let artifact: serde_json::Value = serde_json::from_str(READER).unwrap();
-    let code = hex::decode(artifact["bytecode"].as_str().unwrap()).unwrap();
-    let deploy = [code, model.0.abi_encode()].concat();
-    let deployed = mined(&node, signed(0, 5_000_000, TxKind::Create, 0, deploy));
-    let contract = deployed.outcome.result().unwrap().created_address().unwrap();
+    let (contract, _) = deploy_reader(&node);
     node.stop().unwrap();
 
     // The transfer has the nonce that the call does not use up; sent within an interval, both are offered one block.

@@ -294,13 +294,7 @@ impl<'a, 's> Import<'a, 's> {
         let words =
             self.tensor("embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?;
         let value = |row: usize, column: usize| words.value(row * hidden + order.at(column));
-        let matrix = Matrix {
-            rows: config.vocab_size,
-            columns: hidden,
-            value: &value,
-            row_q30: None,
-            column_q14: None,
-        };
+        let matrix = Matrix::new(config.vocab_size, hidden, &value);
         let embed = |vocab, width, codes| Op::Embed { vocab, width, codes };
         let x = self.builder.table(&words.name, embed, Codes::W8r, &matrix, 0)?;
 
@@ -316,8 +310,7 @@ impl<'a, 's> Import<'a, 's> {
             let column = order.at(column);
             Some(positions.value(row * hidden + column)?.plus(types.value(column)?))
         };
-        let matrix =
-            Matrix { rows, columns: hidden, value: &value, row_q30: None, column_q14: None };
+        let matrix = Matrix::new(rows, hidden, &value);
         let position = |context, width, codes| Op::Position { context, width, codes };
         let x = self.builder.table(&positions.name, position, Codes::I16, &matrix, x)?;
         self.norm("embeddings.LayerNorm", x)
@@ -353,13 +346,7 @@ impl<'a, 's> Import<'a, 's> {
         let bias = |row: usize| parts[row / hidden].1.value(row % hidden);
         let multiplier = self.sizes.query_q30;
         let row_q30 = |row: usize| if row < hidden { multiplier } else { ROW_ONE };
-        let matrix = Matrix {
-            rows: 3 * hidden,
-            columns: hidden,
-            value: &value,
-            row_q30: Some(&row_q30),
-            column_q14: None,
-        };
+        let matrix = Matrix { row_q30: Some(&row_q30), ..Matrix::new(3 * hidden, hidden, &value) };
         self.builder.divided_linear(
             &format!("{}{name}.{{query, key, value}}", self.prefix),
             &matrix,
@@ -376,13 +363,7 @@ impl<'a, 's> Import<'a, 's> {
         let bias = self.tensor(&format!("{name}.bias"), &[hidden])?;
         let value = |row: usize, column: usize| weight.value(order.at(row) * hidden + column);
         let bias = |row: usize| bias.value(order.at(row));
-        let matrix = Matrix {
-            rows: hidden,
-            columns: hidden,
-            value: &value,
-            row_q30: None,
-            column_q14: None,
-        };
+        let matrix = Matrix::new(hidden, hidden, &value);
         self.builder.linear(&weight.name, &matrix, Some(&bias), x)
     }
 
@@ -395,15 +376,8 @@ impl<'a, 's> Import<'a, 's> {
         let down_bias = self.tensor(&format!("{down}.bias"), &[hidden])?;
         let up_weight = self.tensor(&format!("{up}.weight"), &[inner, hidden])?;
         let up_bias = self.tensor(&format!("{up}.bias"), &[inner])?;
-        let matrix = |rows, columns| Matrix {
-            rows,
-            columns,
-            value: &|_, _| None,
-            row_q30: None,
-            column_q14: None,
-        };
         let value = |row: usize, column: usize| down_weight.value(row * inner + column);
-        let inner_order = Order::of_columns(&Matrix { value: &value, ..matrix(hidden, inner) });
+        let inner_order = Order::of_columns(&Matrix::new(hidden, inner, &value));
 
         let value = |row: usize, column: usize| {
             up_weight.value(inner_order.at(row) * hidden + order.at(column))
@@ -411,7 +385,7 @@ impl<'a, 's> Import<'a, 's> {
         let bias = |row: usize| up_bias.value(inner_order.at(row));
         let y = self.builder.divided_linear(
             &up_weight.name,
-            &Matrix { value: &value, ..matrix(inner, hidden) },
+            &Matrix::new(inner, hidden, &value),
             &bias,
             (x, Division::Two),
             None,
@@ -423,7 +397,7 @@ impl<'a, 's> Import<'a, 's> {
         let bias = |row: usize| down_bias.value(order.at(row));
         self.builder.divided_linear(
             &down_weight.name,
-            &Matrix { value: &value, ..matrix(hidden, inner) },
+            &Matrix::new(hidden, inner, &value),
             &bias,
             (y, Division::Three),
             Some(x),

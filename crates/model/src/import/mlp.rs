@@ -98,13 +98,7 @@ impl Chain {
 
     /// Appends a layer.
     pub(crate) fn layer(&mut self, layer: &ChainLayer<'_>) -> Result<(), ImportError> {
-        let matrix = Matrix {
-            rows: layer.outputs,
-            columns: layer.inputs,
-            value: layer.weight,
-            row_q30: None,
-            column_q14: None,
-        };
+        let matrix = Matrix::new(layer.outputs, layer.inputs, layer.weight);
         self.value = self.builder.linear(layer.name, &matrix, layer.bias, self.value)?;
         let table = match layer.curve {
             Curve::Identity => return Ok(()),

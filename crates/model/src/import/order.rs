@@ -128,8 +128,7 @@ mod tests {
                 _ => 5,
             }))
         };
-        let matrix =
-            Matrix { rows: 2, columns: 300, value: &value, row_q30: None, column_q14: None };
+        let matrix = Matrix::new(2, 300, &value);
         let order = Order::of_columns(&matrix);
         let rest = (0..300).filter(|at| ![3, 77].contains(at));
         assert_eq!(order.0, [3, 77].into_iter().chain(rest).collect::<Vec<_>>());
@@ -148,8 +147,7 @@ mod tests {
     #[test]
     fn narrow_rows_are_left_as_they_are() {
         let value = |_, column: usize| Some(real(u32::try_from(column).unwrap()));
-        let matrix =
-            Matrix { rows: 1, columns: 255, value: &value, row_q30: None, column_q14: None };
+        let matrix = Matrix::new(1, 255, &value);
         assert!(Order::of_columns(&matrix).is_natural());
         assert!(Order::of_norms(255, &[&|at| value(0, at)]).is_natural());
         assert_eq!(bounds(255, Parts::Three), [0, 255]);
