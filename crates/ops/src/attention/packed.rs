@@ -9,6 +9,7 @@
 //! negative, so bytes do. What lies beyond the last row is 0.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use crate::{
     cpu::Aligned,
@@ -48,14 +49,15 @@ pub(crate) struct Head {
     pub(crate) key_exponents: (i32, i32),
     /// `Ak * 2^(kk - least)`, one per key, where the exponents differ by 15 at most.
     pub(crate) key_multipliers: Vec<i32>,
-    codes: Vec<i8>,
+    /// Codes of four rows before they are packed.
+    codes: [Vec<i8>; QUAD],
 }
 
 impl Head {
     /// Bytes that room for `rows` rows takes.
     pub(crate) fn bytes(rows: usize, head_dim: usize) -> u64 {
         let rows = rows.next_multiple_of(KEYS);
-        let steps = (rows * 5 * size_of::<i32>() + head_dim + 32) as u64;
+        let steps = (rows * 5 * size_of::<i32>() + QUAD * (head_dim + 32)) as u64;
         Aligned::<i16>::bytes(rows * key_width(head_dim))
             + Aligned::<i8>::bytes(rows * value_width(head_dim))
             + steps
@@ -79,7 +81,7 @@ impl Head {
             value_steps: Steps { mantissas: words()?, exponents: words()? },
             key_exponents: (0, 0),
             key_multipliers: words()?,
-            codes: alloc::vec![0; head_dim.next_multiple_of(32)],
+            codes: [(); QUAD].map(|()| alloc::vec![0; head_dim.next_multiple_of(32)]),
         })
     }
 
@@ -99,28 +101,29 @@ impl Head {
         }
     }
 
-    /// Quantizes and packs one row of keys and one of values.
+    /// Quantizes four rows of keys and four of values and packs them, or as many as there are from `row` on.
     #[inline(always)]
-    fn set<L: Lanes>(&mut self, l: L, row: usize, k: &[i32], v: &[i32]) {
-        let codes = &mut self.codes[..k.len().next_multiple_of(32)];
-        let scale = quantize(l, k, KMIN_SCORE, codes);
-        self.key_steps.mantissas[row] = scale.mantissa.into();
-        self.key_steps.exponents[row] = scale.exponent.into();
-        let width = key_width(self.head_dim);
+    fn set_quad<L: Lanes>(&mut self, l: L, row: usize, keys: Rows<'_>, values: Rows<'_>) {
+        let Self { rows, head_dim, codes, .. } = self;
+        let (rows, head_dim) = (row..(*rows).min(row + QUAD), *head_dim);
+        let codes = codes.each_mut().map(|codes| &mut codes[..head_dim.next_multiple_of(32)]);
+        let codes = quantize_rows(l, rows.clone(), (keys, KMIN_SCORE), codes, &mut self.key_steps);
+        let width = key_width(head_dim);
         let panel = &mut self.keys.as_mut_slice()[row / KEYS * KEYS * width..][..KEYS * width];
-        let places = panel.as_chunks_mut::<{ 2 * KEYS }>().0.iter_mut();
-        for (pair, codes) in places.zip(codes.as_chunks::<2>().0) {
-            let place = pair.as_chunks_mut::<2>().0;
-            place[row % KEYS] = codes.map(i16::from);
+        let pairs = codes.each_ref().map(|codes| codes.as_chunks::<2>().0);
+        for (index, pair) in panel.as_chunks_mut::<{ 2 * KEYS }>().0.iter_mut().enumerate() {
+            let place = &mut pair.as_chunks_mut::<2>().0[row % KEYS..][..QUAD];
+            for (place, pairs) in place.iter_mut().zip(pairs) {
+                *place = pairs[index].map(i16::from);
+            }
         }
-
-        let scale = quantize(l, v, KMIN, codes);
-        self.value_steps.mantissas[row] = scale.mantissa.into();
-        self.value_steps.exponents[row] = scale.exponent.into();
-        let width = value_width(self.head_dim);
+        let [c0, c1, c2, c3] = quantize_rows(l, rows, (values, KMIN), codes, &mut self.value_steps)
+            .map(|codes| &*codes);
+        let width = value_width(head_dim);
         let quad = &mut self.values.as_mut_slice()[row / QUAD * QUAD * width..][..QUAD * width];
-        for (column, code) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(codes.iter()) {
-            column[row % QUAD] = *code;
+        let codes = c0.iter().zip(c1).zip(c2.iter().zip(c3));
+        for (column, ((c0, c1), (c2, c3))) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(codes) {
+            *column = [*c0, *c1, *c2, *c3];
         }
     }
 
@@ -193,11 +196,33 @@ impl<L: Lanes> Work<L> for Pack<'_> {
 
     #[inline(always)]
     fn run(self, l: L) {
-        for row in 0..self.head.rows {
-            self.head.set(l, row, self.keys.row(row), self.values.row(row));
+        for row in (0..self.head.rows).step_by(QUAD) {
+            self.head.set_quad(l, row, self.keys, self.values);
         }
         self.head.finish();
     }
+}
+
+/// Quantizes rows, four at most, and notes their steps; the codes of those that are missing are 0.
+#[inline(always)]
+fn quantize_rows<'c, L: Lanes>(
+    l: L,
+    rows: Range<usize>,
+    (elements, kmin): (Rows<'_>, i32),
+    mut codes: [&'c mut [i8]; QUAD],
+    steps: &mut Steps,
+) -> [&'c mut [i8]; QUAD] {
+    for (index, codes) in codes.iter_mut().enumerate() {
+        let row = rows.start + index;
+        if row >= rows.end {
+            codes.fill(0);
+            continue;
+        }
+        let scale = quantize(l, elements.row(row), kmin, codes);
+        steps.mantissas[row] = scale.mantissa.into();
+        steps.exponents[row] = scale.exponent.into();
+    }
+    codes
 }
 
 fn key_width(head_dim: usize) -> usize {

@@ -156,12 +156,14 @@ impl<'b> Part<'b> {
 
 impl Output<'_, '_> {
     /// A row to write.
+    #[inline]
     pub(super) fn row(&mut self, row: usize) -> &mut [i32] {
         let Place { stride, column, width, .. } = self.place;
         &mut self.matrix[row * stride + column..][..width]
     }
 
     /// Rows of two inputs (which may be one), and the row to write.
+    #[inline]
     pub(super) fn beside(&mut self, inputs: [Place; 2], row: usize) -> ([&[i32]; 2], &mut [i32]) {
         let Place { matrix, stride, column, width } = self.place;
         let (before, from) = self.matrix[row * stride..].split_at_mut(column);

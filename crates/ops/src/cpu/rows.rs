@@ -8,7 +8,7 @@ use super::{
     matrix::{Output, Part, Place},
     region::{RowStep, Then},
     weights::{Layer, Packed, Table},
-    worker::Worker,
+    worker::{ROWS, Worker},
 };
 use crate::{
     AttentionShape, Sequence, WeightId,
@@ -43,7 +43,7 @@ impl<'c> Shared<'c> {
     }
 }
 
-/// Runs one step on the rows of a part, [`ROWS`](super::worker::ROWS) at most.
+/// Runs one step on the rows of a part, [`ROWS`] at most.
 pub(super) fn run<K: Products>(
     k: K,
     shared: Shared<'_>,
@@ -215,6 +215,11 @@ fn multiply<K: Products>(
     let [codes, low] = &worker.codes;
     let [tile, low_tile] = &mut worker.tiles;
     let fine = layer.shape.a15;
+    // Most rows are far from saturation, so one look at all panels spares one at each.
+    let mut shifts = [None; ROWS];
+    for (row, shift) in shifts[..rows].iter_mut().enumerate() {
+        *shift = layer.bounds.shift(codes.scale(row), fine);
+    }
     for index in 0..layer.panels.count() {
         let panel = layer.panels.panel(index);
         k.gemm(panel, codes, 0..rows, tile.as_mut_slice());
@@ -222,31 +227,38 @@ fn multiply<K: Products>(
             k.gemm(panel, low, 0..rows, low_tile.as_mut_slice());
         }
         let tiles = [tile.as_slice(), low_tile.as_slice()];
-        k.vectorize(Finish { layer, index, codes, tiles, width: panel.width, rows, out, then });
+        let width = panel.width;
+        let shifts = &shifts[..rows];
+        if fine {
+            k.vectorize(Finish::<true> { layer, index, codes, shifts, tiles, width, out, then });
+        } else {
+            k.vectorize(Finish::<false> { layer, index, codes, shifts, tiles, width, out, then });
+        }
     }
 }
 
-/// Makes results of a panel's sums.
-struct Finish<'w, 'p, 'b> {
+/// Makes results of a panel's sums; `FINE` for 15-bit codes.
+struct Finish<'w, 'p, 'b, const FINE: bool> {
     layer: &'w Layer,
     index: usize,
     codes: &'w CodeRows,
+    /// Per row, the shift that suits every panel, if one does.
+    shifts: &'w [Option<u32>],
     tiles: [&'w [i32]; 2],
     width: usize,
-    rows: usize,
     out: &'w mut Output<'p, 'b>,
     then: Then,
 }
 
-impl<L: Lanes> Work<L> for Finish<'_, '_, '_> {
+impl<L: Lanes, const FINE: bool> Work<L> for Finish<'_, '_, '_, FINE> {
     type Output = ();
 
     #[inline(always)]
     fn run(self, l: L) {
-        let Self { layer, index, codes, tiles, width, rows, out, then } = self;
-        let (ratios, fine) = (layer.ratios(index), layer.shape.a15);
+        let Self { layer, index, codes, shifts, tiles, width, out, then } = self;
+        let ratios = layer.ratios(index);
         let columns = index * PANEL..((index + 1) * PANEL).min(layer.shape.n as usize);
-        for row in 0..rows {
+        for (row, shift) in shifts.iter().enumerate() {
             let scale = codes.scale(row);
             let acc = tiles.map(|tile| &tile[row * width..][..width]);
             let place = columns.clone();
@@ -257,10 +269,10 @@ impl<L: Lanes> Work<L> for Finish<'_, '_, '_> {
                 }
                 Then::Nothing | Then::Activation(_) => (&[][..], &mut out.row(row)[place]),
             };
-            match ratios.shift(scale, fine) {
+            match shift.or_else(|| ratios.bounds.shift(scale, FINE)) {
                 Some(shift) => {
                     let row = Row::new(l, scale.mantissa, shift);
-                    finish_row(l, row, (&ratios, fine), acc, (then, other), y);
+                    finish_row::<L, FINE>(l, row, &ratios, acc, (then, other), y);
                 }
                 None => {
                     layer.requantize(index, scale, acc, y);
@@ -273,10 +285,10 @@ impl<L: Lanes> Work<L> for Finish<'_, '_, '_> {
 
 /// Requantizes a row and does what comes after, a word at a time.
 #[inline(always)]
-fn finish_row<L: Lanes>(
+fn finish_row<L: Lanes, const FINE: bool>(
     l: L,
     row: Row<L>,
-    (ratios, fine): (&Ratios<'_>, bool),
+    ratios: &Ratios<'_>,
     [hi, lo]: [&[i32]; 2],
     (then, other): (Then, &[i32]),
     y: &mut [i32],
@@ -288,19 +300,19 @@ fn finish_row<L: Lanes>(
     match then {
         Then::Nothing => {
             for (sums, y) in words {
-                l.store_some(row_word(l, row, fine, sums), y);
+                l.store_some(row_word::<L, FINE>(l, row, sums), y);
             }
         }
         Then::Activation(table) => {
             let nonlinearity = Nonlinearity::new(l, table);
             for (sums, y) in words {
-                l.store_some(nonlinearity.word(l, row_word(l, row, fine, sums)), y);
+                l.store_some(nonlinearity.word(l, row_word::<L, FINE>(l, row, sums)), y);
             }
         }
         Then::Add(_) => {
             for ((sums, y), other) in words.zip(other.chunks(L::WIDTH)) {
                 l.store_some(
-                    saturating_sum(l, row_word(l, row, fine, sums), l.load_some(other)),
+                    saturating_sum(l, row_word::<L, FINE>(l, row, sums), l.load_some(other)),
                     y,
                 );
             }
@@ -312,8 +324,12 @@ fn finish_row<L: Lanes>(
 type Word<'a> = ((&'a [i32], &'a [i32]), (&'a [i32], &'a [i32]));
 
 #[inline(always)]
-fn row_word<L: Lanes>(l: L, row: Row<L>, fine: bool, ((hi, lo), (m, bias)): Word<'_>) -> L::Word {
-    if fine { row.word_fine(l, [hi, lo], m, bias) } else { row.word(l, hi, m, bias) }
+fn row_word<L: Lanes, const FINE: bool>(
+    l: L,
+    row: Row<L>,
+    ((hi, lo), (m, bias)): Word<'_>,
+) -> L::Word {
+    if FINE { row.word_fine(l, [hi, lo], m, bias) } else { row.word(l, hi, m, bias) }
 }
 
 /// What comes after, for a row that the definition requantized.

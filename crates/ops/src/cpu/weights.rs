@@ -9,7 +9,11 @@ use crate::{
     gemm::packed::{PANEL, Panels},
     norm::kernel::NormWeights,
     quantize::RowScale,
-    requantize::{Channels, kernel::Ratios, requantize, requantize_fine},
+    requantize::{
+        Channels,
+        kernel::{Bounds, Ratios},
+        requantize, requantize_fine,
+    },
 };
 
 /// Weights of one step.
@@ -52,9 +56,10 @@ pub(super) struct Layer {
     /// `m` and bias, padded to whole panels.
     multipliers: Vec<i32>,
     bias: Vec<i32>,
-    /// Bounds of each panel: on accumulators times `m`, and on biases.
-    reach: Vec<(u64, u32)>,
-    top: i32,
+    /// Of all channels.
+    pub(super) bounds: Bounds,
+    /// Of each panel.
+    panel_bounds: Vec<Bounds>,
     /// As the model has them, for rows that saturate.
     mantissas: Vec<u8>,
     exponents: Vec<i8>,
@@ -152,18 +157,20 @@ impl Layer {
         };
         let each: Vec<u64> =
             multipliers.iter().zip(codes.chunks_exact(depth)).map(reach_of).collect();
-        let reach = each.chunks(PANEL).zip(padded_bias.chunks(PANEL)).map(|(reach, bias)| {
-            let bias = bias.iter().map(|bias| bias.unsigned_abs()).max();
-            (reach.iter().copied().max().unwrap_or(0), bias.unwrap_or(0))
-        });
+        let bounds = |reach: &[u64], bias: &[i32]| Bounds {
+            top,
+            reach: reach.iter().copied().max().unwrap_or(0),
+            bias_max: bias.iter().map(|bias| bias.unsigned_abs()).max().unwrap_or(0),
+        };
+        let panels_of = each.chunks(PANEL).zip(padded_bias.chunks(PANEL));
         Some(Self {
             shape,
             panels,
             smooth: smooth.map(<[u16]>::to_vec),
-            reach: reach.collect(),
+            bounds: bounds(&each, &padded_bias),
+            panel_bounds: panels_of.map(|(reach, bias)| bounds(reach, bias)).collect(),
             multipliers,
             bias: padded_bias,
-            top,
             mantissas: channels.mantissas.to_vec(),
             exponents: channels.exponents.to_vec(),
         })
@@ -172,9 +179,8 @@ impl Layer {
     /// The channels of a panel as its fast kernel reads them.
     pub(super) fn ratios(&self, panel: usize) -> Ratios<'_> {
         let place = panel * PANEL..(panel + 1) * PANEL;
-        let (reach, bias_max) = self.reach[panel];
         let (multipliers, bias) = (&self.multipliers[place.clone()], &self.bias[place]);
-        Ratios { multipliers, bias, top: self.top, reach, bias_max }
+        Ratios { multipliers, bias, bounds: self.panel_bounds[panel] }
     }
 
     /// Requantizes a row of a panel by the definition; `acc` has a second half for 15-bit codes.

@@ -172,7 +172,7 @@ fn multiply<const V: usize>(
     for (block, quads) in quads.chunks(BLOCK).enumerate() {
         let sums = tile.as_chunks_mut::<8>().0.as_chunks_mut::<V>().0;
         for (row, sums) in rows.clone().zip(sums) {
-            let (_, plan) = lhs.block(row, block);
+            let plan = lhs.plan(row, block);
             let base = _mm256_set1_epi32(plan.base);
             let mut acc = [base; V];
             if block > 0 {

@@ -76,7 +76,7 @@ fn tile_rows<const R: usize, const V: usize>(
     let mut acc = [[_mm512_setzero_si512(); V]; R];
     let mut codes: [&[[i8; QUAD]]; R] = [&[]; R];
     for r in 0..R {
-        let (quads, plan) = lhs.block(row + r, block);
+        let (quads, plan) = (lhs.quads(row + r, block), lhs.plan(row + r, block));
         codes[r] = quads;
         for v in 0..V {
             let start = if block == 0 { _mm512_setzero_si512() } else { load(&sums[r][v]) };

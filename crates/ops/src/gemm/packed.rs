@@ -122,11 +122,13 @@ impl CodeRows {
     }
 
     /// The step of a row.
+    #[inline]
     pub(crate) fn scale(&self, row: usize) -> RowScale {
         self.scales[row]
     }
 
     /// The codes of a row.
+    #[inline]
     pub(crate) fn row(&self, row: usize) -> &[i8] {
         &self.codes.as_slice()[row * self.depth..][..self.depth]
     }
@@ -138,11 +140,18 @@ impl CodeRows {
         (codes, &mut self.plans[row * blocks..][..blocks])
     }
 
-    /// A block of a row: its quads, and how to multiply them.
-    pub(crate) fn block(&self, row: usize, block: usize) -> (&[[i8; QUAD]], &Plan) {
+    /// The quads of a block of a row.
+    #[inline]
+    pub(crate) fn quads(&self, row: usize, block: usize) -> &[[i8; QUAD]] {
         let quads = self.row(row).as_chunks().0;
         let end = quads.len().min((block + 1) * BLOCK);
-        (&quads[block * BLOCK..end], &self.plans[row * blocks(self.depth) + block])
+        &quads[block * BLOCK..end]
+    }
+
+    /// How to multiply a block of a row.
+    #[inline]
+    pub(crate) fn plan(&self, row: usize, block: usize) -> &Plan {
+        &self.plans[row * blocks(self.depth) + block]
     }
 }
 

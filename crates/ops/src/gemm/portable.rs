@@ -20,7 +20,7 @@ pub(crate) fn multiply(panel: Panel<'_>, lhs: &CodeRows, rows: Range<usize>, til
         let mut acc = [0_i32; PANEL];
         let acc = &mut acc[..panel.width];
         for (block, quads) in panel.bytes.chunks(BLOCK * panel.width * QUAD).enumerate() {
-            let (codes, plan) = lhs.block(row, block);
+            let (codes, plan) = (lhs.quads(row, block), lhs.plan(row, block));
             // Whatever wraps on the way, the sum is the product, and that fits.
             acc.iter_mut().for_each(|acc| *acc = acc.wrapping_add(plan.base));
             for (code, weights) in codes.iter().zip(quads.chunks_exact(panel.width * QUAD)) {

@@ -132,8 +132,9 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn products(self, x: __m256i, y: __m256i) -> (__m256i, __m256i) {
         registers!({
-            let (x_odd, y_odd) = (_mm256_srli_epi64::<32>(x), _mm256_srli_epi64::<32>(y));
-            (_mm256_mul_epi32(x, y), _mm256_mul_epi32(x_odd, y_odd))
+            // Moved by a shuffle: a shift tempts the compiler to multiply 64-bit lanes in pieces.
+            let odd = |x| _mm256_shuffle_epi32::<0b11_11_01_01>(x);
+            (_mm256_mul_epi32(x, y), _mm256_mul_epi32(odd(x), odd(y)))
         })
     }
 

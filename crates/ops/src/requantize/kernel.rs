@@ -23,16 +23,22 @@ pub(crate) struct Ratios<'a> {
     pub(crate) multipliers: &'a [i32],
     /// Q16, one per channel.
     pub(crate) bias: &'a [i32],
-    /// `top`.
+    pub(crate) bounds: Bounds,
+}
+
+/// What results of some channels, a panel's or a layer's, cannot exceed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// `top` of the layer.
     pub(crate) top: i32,
-    /// No accumulator of the panel times `m` is larger in magnitude.
+    /// No accumulator times `m` is larger in magnitude.
     pub(crate) reach: u64,
-    /// No bias of the panel is larger in magnitude.
+    /// No bias is larger in magnitude.
     pub(crate) bias_max: u32,
 }
 
-impl Ratios<'_> {
-    /// The shift for a row of this step, if no result of the panel can saturate on the way; the low halves
+impl Bounds {
+    /// The shift for a row of this step, if no result of the channels can saturate on the way; the low halves
     /// of 15-bit codes need 7 bits more, and may add half as much again.
     pub(crate) fn shift(&self, scale: RowScale, fine: bool) -> Option<u32> {
         let shift = self.top - i32::from(scale.exponent);
