@@ -8,7 +8,7 @@
 //! end of a stage only. A result is one of integers, so neither the cut nor the order can change it.
 
 use alloc::{borrow::ToOwned as _, sync::Arc, vec::Vec};
-use core::fmt;
+use core::{fmt, mem};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod aligned;
@@ -148,7 +148,9 @@ impl Cpu {
     /// Makes sure that every thread has the room that these steps need.
     fn reserve(&mut self, steps: &[Step<'_>], stages: &[Stage<'_>]) -> Result<(), BackendError> {
         let mut need = self.need;
-        need.cover(steps, |id| self.weights[id.0 as usize].as_ref().expect("packed weights"));
+        need.cover(steps, stages, |id| {
+            self.weights[id.0 as usize].as_ref().expect("packed weights")
+        });
         if need != self.need || self.workers.is_empty() {
             let threads = self.parallel.threads().max(1);
             self.used_bytes -= self.workers.len() as u64 * self.need.bytes();
@@ -202,9 +204,12 @@ impl Cpu {
         let workers = &self.workers;
         self.parallel.run(parts.len(), &|part| {
             let (mut part, mut worker) = (lock(&parts[part]), free(workers, part));
+            let mut room = mem::take(&mut worker.private);
+            let mut part = region.extents.complete(&mut part, room.as_mut_slice());
             for step in &region.steps {
                 rows::run(k, shared, *step, &mut part, &mut worker);
             }
+            worker.private = room;
         });
     }
 

@@ -3,6 +3,10 @@
 //! A region is a run of steps that work row by row: row `r` of a result depends on row `r` of its inputs
 //! only, so blocks of rows go through the whole run independently. That needs every matrix of the region
 //! to be either apart from all others or laid out like them; [`Extents::add`] refuses what is not.
+//!
+//! A matrix that the region writes before it reads it, and that nobody reads afterwards, is never written to its
+//! buffer: each part keeps its rows in its thread's own room, which stays in the second-level cache from one part
+//! to the next.
 
 use alloc::vec::Vec;
 use core::mem;
@@ -55,7 +59,13 @@ impl Extent {
 #[derive(Debug, Default)]
 pub(super) struct Extents {
     extents: Vec<Extent>,
+    /// For each, the stride of its rows in the threads' own room, if they lie there; empty until that is known.
+    private: Vec<Option<usize>>,
 }
+
+/// Words that rows in a thread's own room are padded by: a stride that is no multiple of a page, so that their
+/// elements do not compete for the same few lines of the cache.
+const PAD: usize = 16;
 
 impl Extents {
     /// Takes the views of one more step; `false`, and nothing taken, if one of them does not fit.
@@ -75,16 +85,29 @@ impl Extents {
         true
     }
 
+    /// Moves matrices to the threads' own room: those that `is_private` says may be.
+    pub(super) fn set_private(&mut self, is_private: impl Fn(usize, Extent) -> bool) {
+        let stride = |extent: &Extent| extent.width.next_multiple_of(2 * PAD) + PAD;
+        let extents = self.extents.iter().enumerate();
+        self.private = extents.map(|(i, e)| is_private(i, *e).then(|| stride(e))).collect();
+    }
+
+    /// Words of each row that a thread's own room holds.
+    pub(super) fn private_words(&self) -> usize {
+        self.private.iter().flatten().sum()
+    }
+
     /// Where a view taken before is found.
     pub(super) fn place(&self, view: View) -> Place {
         let wanted = Extent::new(view);
         let matrix = self.extents.iter().position(|extent| extent.overlaps(wanted));
         let matrix = matrix.expect("the view was added");
         let Extent { start, stride, .. } = self.extents[matrix];
+        let stride = self.private.get(matrix).copied().flatten().unwrap_or(stride);
         Place { matrix, stride, column: wanted.start - start, width: wanted.width }
     }
 
-    /// Cuts the matrices into parts of `chunk` rows.
+    /// Cuts the matrices into parts of `chunk` rows; those in the threads' own room stay empty.
     pub(super) fn split<'b>(&self, buffers: &'b mut [Aligned<i32>], chunk: usize) -> Vec<Part<'b>> {
         let rows = self.extents.first().map_or(0, |extent| extent.rows);
         let count = self.extents.len();
@@ -94,7 +117,8 @@ impl Extents {
             Part { row, rows: chunk.min(rows - row), matrices }
         };
         let mut parts: Vec<Part<'b>> = (0..rows.div_ceil(chunk)).map(empty).collect();
-        let mut order: Vec<usize> = (0..count).collect();
+        let mut order: Vec<usize> =
+            (0..count).filter(|matrix| self.private[*matrix].is_none()).collect();
         order.sort_by_key(|matrix| (self.extents[*matrix].buffer, self.extents[*matrix].start));
         let mut order = order.into_iter().peekable();
         for (id, buffer) in buffers.iter_mut().enumerate() {
@@ -115,12 +139,30 @@ impl Extents {
     }
 }
 
+impl Extents {
+    /// A part with the matrices that lie in its thread's own room.
+    pub(super) fn complete<'w, 'b: 'w>(
+        &self,
+        part: &mut Part<'b>,
+        mut room: &'w mut [i32],
+    ) -> Part<'w> {
+        let mut matrices: Vec<&'w mut [i32]> = Vec::with_capacity(part.matrices.len());
+        matrices.extend(mem::take(&mut part.matrices));
+        for (matrix, stride) in matrices.iter_mut().zip(&self.private) {
+            if let Some(stride) = stride {
+                (*matrix, room) = mem::take(&mut room).split_at_mut(part.rows * stride);
+            }
+        }
+        Part { row: part.row, rows: part.rows, matrices }
+    }
+}
+
 /// A view inside its matrix: columns `column .. column + width` of each row.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) matrix: usize,
     stride: usize,
-    column: usize,
+    pub(super) column: usize,
     pub(super) width: usize,
 }
 

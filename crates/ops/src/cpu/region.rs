@@ -2,10 +2,11 @@
 //!
 //! A run of steps that work row by row becomes one [`Region`], so that a block of rows goes through all of
 //! them while it is in the cache and threads meet only at its end. A linear step takes the non-linearity
-//! or the residual sum after it along. Attention, chosen rows and pooling look at other rows and stand
-//! between regions.
+//! or the residual sum after it along, and what nobody reads after the region never leaves it. Attention,
+//! chosen rows and pooling look at other rows and stand between regions.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use hyperion_primitives::Dtype;
 
@@ -129,16 +130,16 @@ pub(super) fn stages<'s>(steps: &'s [Step<'s>]) -> Vec<Stage<'s>> {
         let rest = &steps[at + 1..];
         match *step {
             Step::Attention { shape, sequences, q, k, v, out } => {
-                run.finish(&mut stages);
+                run.finish(&mut stages, &steps[at..]);
                 stages.push(Stage::Attention(AttentionStep { shape, sequences, q, k, v }));
                 run.start(Pending::Context { shape, sequences, out }, out.rows as usize, &[out]);
             }
             Step::Rows { rows, input, out } => {
-                run.finish(&mut stages);
+                run.finish(&mut stages, &steps[at..]);
                 stages.push(Stage::Choose { rows, input, out });
             }
             Step::Pool { mode, unit, sequences, input, out } => {
-                run.finish(&mut stages);
+                run.finish(&mut stages, &steps[at..]);
                 stages.push(Stage::Pool { mode, unit, sequences, input, out });
             }
             ref step if run.absorbs(step, rest) => {}
@@ -148,7 +149,7 @@ pub(super) fn stages<'s>(steps: &'s [Step<'s>]) -> Vec<Stage<'s>> {
                     continue;
                 }
                 if !run.add(step, &views) {
-                    run.finish(&mut stages);
+                    run.finish(&mut stages, &steps[at..]);
                     if !run.add(step, &views) {
                         stages.push(Stage::Apart(*step));
                     }
@@ -156,7 +157,7 @@ pub(super) fn stages<'s>(steps: &'s [Step<'s>]) -> Vec<Stage<'s>> {
             }
         }
     }
-    run.finish(&mut stages);
+    run.finish(&mut stages, &[]);
     stages
 }
 
@@ -223,18 +224,23 @@ impl<'s> Run<'s> {
         absorbed
     }
 
-    fn finish(&mut self, stages: &mut Vec<Stage<'s>>) {
-        let Self { rows, extents, steps } = core::mem::take(self);
+    /// Ends the region; `rest` are the steps after it.
+    fn finish(&mut self, stages: &mut Vec<Stage<'s>>, rest: &[Step<'_>]) {
+        let Self { rows, mut extents, steps } = core::mem::take(self);
         if steps.is_empty() {
             return;
         }
-        let steps = steps.into_iter().map(|step| step.placed(&extents)).collect();
-        stages.push(Stage::Rows(Region { rows, extents, steps }));
+        let placed = |extents: &Extents| steps.iter().map(|step| step.placed(extents)).collect();
+        let in_buffers: Vec<RowStep<'s>> = placed(&extents);
+        extents.set_private(|matrix, extent| {
+            writes_first(&in_buffers, matrix) && is_overwritten(extent, rest)
+        });
+        stages.push(Stage::Rows(Region { rows, steps: placed(&extents), extents }));
     }
 }
 
 impl<'s> Pending<'s> {
-    fn placed(self, extents: &Extents) -> RowStep<'s> {
+    fn placed(&self, extents: &Extents) -> RowStep<'s> {
         let place = |view: View| extents.place(view);
         let fused = |linear: &Step<'s>, out: View, then: Then| {
             let Step::Linear { weights, input, .. } = *linear else {
@@ -242,7 +248,7 @@ impl<'s> Pending<'s> {
             };
             RowStep::Linear { weights, input: place(input), out: place(out), then }
         };
-        match self {
+        match *self {
             Self::Context { shape, sequences, out } => {
                 RowStep::Context { shape, sequences, out: place(out) }
             }
@@ -290,6 +296,82 @@ impl<'s> RowStep<'s> {
     }
 }
 
+impl RowStep<'_> {
+    /// What the step reads, a place may stand twice, and what it writes.
+    fn places(&self) -> (Option<[Place; 2]>, Place) {
+        match *self {
+            Self::Context { out, .. } => (None, out),
+            Self::Embed { tokens: input, out, .. }
+            | Self::Position { input, out, .. }
+            | Self::Norm { input, out, .. }
+            | Self::Rope { input, out, .. }
+            | Self::Activation { input, out, .. }
+            | Self::Argmax { input, out } => (Some([input; 2]), out),
+            Self::Linear { input, out, then: Then::Add(other), .. } => (Some([input, other]), out),
+            Self::Linear { input, out, .. } => (Some([input; 2]), out),
+            Self::Gate { gate, up, out } => (Some([gate, up]), out),
+            Self::Add { lhs, rhs, out } => (Some([lhs, rhs]), out),
+        }
+    }
+}
+
+/// Whether the steps read no column of a matrix that they have not written.
+fn writes_first(steps: &[RowStep<'_>], matrix: usize) -> bool {
+    let mut written = Vec::new();
+    for step in steps {
+        let (inputs, out) = step.places();
+        for input in inputs.iter().flatten().filter(|input| input.matrix == matrix) {
+            let mut unwritten = alloc::vec![input.column..input.column + input.width];
+            written.iter().for_each(|columns| remove(&mut unwritten, columns));
+            if !unwritten.is_empty() {
+                return false;
+            }
+        }
+        if out.matrix == matrix {
+            written.push(out.column..out.column + out.width);
+        }
+    }
+    true
+}
+
+/// Whether the steps overwrite all that stands in `extent` before they read any of it.
+fn is_overwritten(extent: Extent, steps: &[Step<'_>]) -> bool {
+    let mut alive = alloc::vec![extent.start..extent.end()];
+    for step in steps {
+        for view in reads(step).into_iter().filter(|view| view.rows > 0) {
+            let read = Extent::new(view);
+            let overlaps =
+                |alive: &Range<usize>| alive.start < read.end() && read.start < alive.end;
+            if read.buffer == extent.buffer && (!is_words(view) || alive.iter().any(overlaps)) {
+                return false;
+            }
+        }
+        let [.., out] = views(step);
+        if is_dense(out) && out.buffer.0 as usize == extent.buffer {
+            let out = Extent::new(out);
+            remove(&mut alive, &(out.start..out.end()));
+            if alive.is_empty() {
+                return true;
+            }
+        }
+    }
+    // Whoever runs the list may read it.
+    false
+}
+
+/// Takes a range out of others.
+fn remove(ranges: &mut Vec<Range<usize>>, gone: &Range<usize>) {
+    *ranges = ranges
+        .iter()
+        .flat_map(|range| {
+            let before = range.start..range.end.min(gone.start);
+            let after = range.start.max(gone.end)..range.end;
+            [before, after]
+        })
+        .filter(|range| !range.is_empty())
+        .collect();
+}
+
 /// The views of a step that goes row by row, its result last; a view may stand twice.
 pub(super) fn views(step: &Step<'_>) -> [View; 3] {
     match *step {
@@ -308,18 +390,24 @@ pub(super) fn views(step: &Step<'_>) -> [View; 3] {
     }
 }
 
+/// The views that a step reads; one may stand several times.
+fn reads(step: &Step<'_>) -> [View; 3] {
+    match *step {
+        Step::Attention { q, k, v, .. } => [q, k, v],
+        _ => {
+            let [first, second, _] = views(step);
+            [first, second, second]
+        }
+    }
+}
+
 /// Whether one of the steps may read what stands in `value` now.
 fn is_read(value: View, steps: &[Step<'_>]) -> bool {
-    let overlaps = |view: View| view.rows > 0 && view_overlaps(view, value);
     for step in steps {
-        let [first, second, out] = views(step);
-        let attention = match *step {
-            Step::Attention { k, v, .. } => overlaps(k) || overlaps(v),
-            _ => false,
-        };
-        if overlaps(first) || overlaps(second) || attention {
+        if reads(step).into_iter().any(|view| view.rows > 0 && view_overlaps(view, value)) {
             return true;
         }
+        let [.., out] = views(step);
         if out == value || covers(out, value) {
             return false;
         }
@@ -329,19 +417,25 @@ fn is_read(value: View, steps: &[Step<'_>]) -> bool {
 
 /// Whether a matrix without gaps leaves no element of `value` as it was.
 fn covers(out: View, value: View) -> bool {
-    let dense = out.rows > 0 && (out.stride == out.width || out.rows == 1);
-    let words = out.dtype.bytes() == Dtype::I32.bytes() && value.dtype.bytes() == out.dtype.bytes();
-    if !dense || !words || out.buffer != value.buffer {
+    if !is_dense(out) || !is_words(value) || out.buffer != value.buffer {
         return false;
     }
     let (out, value) = (Extent::new(out), Extent::new(value));
     out.start <= value.start && out.end() >= value.end()
 }
 
+/// Whether a view has no gaps between its rows, which are words.
+fn is_dense(view: View) -> bool {
+    view.rows > 0 && (view.stride == view.width || view.rows == 1) && is_words(view)
+}
+
+fn is_words(view: View) -> bool {
+    view.dtype.bytes() == Dtype::I32.bytes()
+}
+
 /// Whether two views may share an element; views of other types count in other units.
 fn view_overlaps(view: View, value: View) -> bool {
-    let words = |view: View| view.dtype.bytes() == Dtype::I32.bytes();
-    if words(view) && words(value) {
+    if is_words(view) && is_words(value) {
         Extent::new(view).overlaps(Extent::new(value))
     } else {
         view.buffer == value.buffer
