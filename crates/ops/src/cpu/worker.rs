@@ -2,7 +2,7 @@
 
 use alloc::{vec, vec::Vec};
 
-use super::{Aligned, weights::Packed};
+use super::{Aligned, region::Stage, weights::Packed};
 use crate::{
     Step, WeightId,
     attention::{kernel::Scratch, packed::Head},
@@ -19,6 +19,8 @@ pub(super) struct Need {
     depths: [usize; 2],
     /// Elements of a row that is changed before it is used.
     width: usize,
+    /// Words per row of what regions keep to themselves.
+    private: usize,
     /// Rows of a sequence, and columns of a head.
     keys: usize,
     head_dim: usize,
@@ -31,6 +33,8 @@ pub(super) struct Worker {
     pub(super) codes: [CodeRows; 2],
     /// Sums of the rows with one panel, for either half.
     pub(super) tiles: [Aligned<i32>; 2],
+    /// Rows of what the region keeps to itself.
+    pub(super) private: Aligned<i32>,
     pub(super) row: Vec<i32>,
     pub(super) sums: Vec<i64>,
     pub(super) head: Head,
@@ -42,8 +46,14 @@ impl Need {
     pub(super) fn cover<'p>(
         &mut self,
         steps: &[Step<'_>],
+        stages: &[Stage<'_>],
         packed: impl Fn(WeightId) -> &'p Packed,
     ) {
+        for stage in stages {
+            if let Stage::Rows(region) = stage {
+                self.private = self.private.max(region.extents.private_words());
+            }
+        }
         for step in steps {
             match *step {
                 Step::Linear { weights, .. } => {
@@ -75,7 +85,8 @@ impl Need {
         let codes: u64 = self.depths.iter().map(|depth| CodeRows::bytes(ROWS, *depth)).sum();
         let tiles = 2 * Aligned::<i32>::bytes(ROWS * PANEL);
         let attention = Head::bytes(self.keys, self.head_dim) + Scratch::bytes(self.keys);
-        codes + tiles + attention + 12 * self.width as u64
+        let private = Aligned::<i32>::bytes(ROWS * self.private);
+        codes + tiles + private + attention + 12 * self.width as u64
     }
 }
 
@@ -86,6 +97,7 @@ impl Worker {
         Some(Self {
             codes: [all?, low?],
             tiles: [Aligned::new(ROWS * PANEL)?, Aligned::new(ROWS * PANEL)?],
+            private: Aligned::new(ROWS * need.private)?,
             row: vec![0; need.width],
             sums: vec![0; need.width],
             head: Head::new(need.keys, need.head_dim)?,
