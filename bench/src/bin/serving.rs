@@ -73,7 +73,7 @@ fn main() {
         std::env::temp_dir().join(format!("hyperion-bench-serving-{}", std::process::id()));
     let node = Node::start(&runtime, &minilm, &folder);
     let report = json!({
-        "digits": digits(&runtime, &node, Duration::from_secs(seconds)),
+        "digits": digits(&node, Duration::from_secs(seconds)),
         "minilm": many(&runtime, &node, Duration::from_secs(seconds)),
         "kernels": KernelSet::best().name(),
     });
@@ -84,18 +84,25 @@ fn main() {
 }
 
 /// Latency of a call through gRPC and of the same call without it.
-fn digits(runtime: &tokio::runtime::Runtime, node: &Node, time: Duration) -> Value {
+///
+/// The caller is one thread, call and connection together, as in a program of its own: on the node's own threads it would
+/// wait for them as well.
+fn digits(node: &Node, time: Duration) -> Value {
     let model = node.engine.resolve("digits").expect("registered");
-    let mut client = runtime.block_on(node.client());
+    let caller = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the system gives a thread");
+    let mut client = caller.block_on(node.client());
     let mut inputs = Inputs::new(1, "digits", 64, u32::MAX);
 
     let answer =
-        runtime.block_on(client.inference.infer(inputs.ask())).expect("an answer").into_inner();
+        caller.block_on(client.inference.infer(inputs.ask())).expect("an answer").into_inner();
     check(&answer);
     let (mut grpc, mut local) = (Vec::new(), Vec::new());
     let begin = Instant::now();
     while begin.elapsed() < time {
-        runtime.block_on(async {
+        caller.block_on(async {
             for _ in 0..GROUP {
                 let ask = inputs.ask();
                 let since = Instant::now();
