@@ -63,11 +63,13 @@ fn main() {
     let minilm = PathBuf::from(value("--minilm").expect("--minilm DIR"));
     let seconds: u64 =
         value("--seconds").map_or(10, |seconds| seconds.parse().expect("--seconds N"));
+    // As many threads as the node takes by itself.
+    let cores = thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads((cores / 2).clamp(1, 4))
         .enable_all()
         .build()
-        .expect("the system gives two threads");
+        .expect("the system gives threads");
 
     let folder =
         std::env::temp_dir().join(format!("hyperion-bench-serving-{}", std::process::id()));

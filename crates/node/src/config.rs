@@ -141,8 +141,16 @@ pub struct GrpcConfig {
     pub message_bytes_max: usize,
     /// Streams one connection may have open.
     pub streams_max: u32,
-    /// Threads that serve sockets.
+    /// Threads that serve sockets; 0 is one for every two cores, 4 at most.
     pub threads: usize,
+}
+
+impl GrpcConfig {
+    /// Threads that serve sockets, 1 at least. More than the load needs cost small calls a wake-up each.
+    pub fn serving_threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        if self.threads == 0 { (cores() / 2).clamp(1, 4) } else { self.threads }
+    }
 }
 
 impl Default for GrpcConfig {
@@ -151,7 +159,7 @@ impl Default for GrpcConfig {
             listen: SocketAddr::from(([127, 0, 0, 1], 8001)),
             message_bytes_max: 64 << 20,
             streams_max: 256,
-            threads: 2,
+            threads: 0,
         }
     }
 }

@@ -213,12 +213,18 @@ async fn bind(
     TcpListener::bind(address).await.map_err(|cause| ServeError::Bind { surface, address, cause })
 }
 
-/// What both servers share: pings that find dead peers, windows that grow, and bounds on what a peer may open.
+/// Bytes of one stream, and of a connection, that a peer may send ahead. Fixed: windows that adapt cost a ping and its
+/// answer with every small call.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// What both servers share: pings that find dead peers, windows, and bounds on what a peer may open.
 fn server(config: &ServeConfig) -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .http2_adaptive_window(Some(true))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_pending_accept_reset_streams(Some(32))
         .http2_max_header_list_size(16 << 10)
         .max_concurrent_streams(config.streams_max)

@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     (config.grpc.listen, config.http.listen) = (any, any);
     config.models.entry("minilm".to_owned()).or_default().path.clone_from(&file);
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(config.grpc.serving_threads())
         .enable_all()
         .build()
         .context("the threads that serve sockets")?;

@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         bail!("no model is configured; name one with --model ALIAS=FILE, or start with --dev");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.grpc.threads.max(1))
+        .worker_threads(config.grpc.serving_threads())
         .enable_all()
         .build()
         .context("the threads that serve sockets")?;
