@@ -64,7 +64,7 @@ pub(crate) struct Row<L: Lanes> {
 }
 
 impl<L: Lanes> Row<L> {
-    /// A row whose step has this mantissa, with the shift that [`Ratios::shift`] gave.
+    /// A row whose step has this mantissa, with the shift that [`Bounds::shift`] gave.
     #[inline(always)]
     pub(crate) fn new(l: L, mantissa: u8, shift: u32) -> Self {
         let half_low = half(l, (shift + 7).min(32));
