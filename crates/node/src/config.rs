@@ -251,8 +251,10 @@ impl Default for AuthConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSection {
-    /// `auto`, the best kernels of this machine; or a kernel set that `hyperion doctor` lists, as `cpu:avx2`.
+    /// Names with commas between them: `auto`, `cpu`, `cpu:avx2`, `wgpu:0`, `wgpu:all`.
     pub devices: String,
+    /// Bytes of weights and buffers on each GPU at most; drivers do not say how much there is.
+    pub gpu_memory_bytes: u64,
     /// Threads that run kernels; 0: one per core.
     pub threads: usize,
     /// Rows of a batch at most: tokens for text, inputs for tensors.
@@ -269,6 +271,7 @@ impl Default for EngineSection {
     fn default() -> Self {
         Self {
             devices: "auto".to_owned(),
+            gpu_memory_bytes: 4 << 30,
             threads: 0,
             batch_rows_max: 1024,
             batch_wait_us: 500,

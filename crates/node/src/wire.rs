@@ -234,7 +234,7 @@ impl Node {
             challenge_window_s: config.worker.challenge_s,
             ..EngineConfig::default()
         };
-        let devices = devices::open(&config.engine.devices, config.engine.threads)?;
+        let devices = devices::open(&config.engine)?;
         let clock_of_engine: Arc<dyn Clock> = Arc::clone(&clock) as _;
         let engine = Engine::new(
             engine_config,

@@ -1,10 +1,10 @@
 //! `hyperion doctor`: what this machine can do, and whether it does it right.
 
 use anyhow::{Result, bail};
-use hyperion_ops::conformance;
+use hyperion_ops::{DeviceKind, conformance};
 
 use super::{Exit, out, out::say};
-use crate::devices;
+use crate::{config::EngineSection, devices};
 
 /// List devices and run the conformance suite on each.
 #[derive(Debug, clap::Args)]
@@ -12,22 +12,41 @@ pub(crate) struct Arguments {
     /// Print the conformance file of the best device instead, to be compared with `crates/ops/conformance.toml`.
     #[arg(long)]
     conformance: bool,
+    /// The device whose conformance file is printed: auto, cpu, cpu:avx2, wgpu:0.
+    #[arg(long, default_value = "auto", value_name = "NAME")]
+    device: String,
     /// Threads that kernels may use; 0: one per core.
     #[arg(long, default_value_t = 0)]
     threads: usize,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let config = EngineSection {
+        devices: arguments.device.clone(),
+        threads: arguments.threads,
+        ..EngineSection::default()
+    };
     if arguments.conformance {
-        let mut device = devices::open("auto", arguments.threads)?.remove(0);
+        let mut device = devices::open(&config)?.remove(0);
         return out::write(format_args!("{}", conformance::check(device.as_mut())?));
     }
-    let mut is_one_sound = false;
-    for mut device in devices::every(arguments.threads)? {
+    let (mut is_one_sound, mut gpus) = (false, 0);
+    for mut device in devices::every(&config)? {
         let info = device.info().clone();
         let report = conformance::check(device.as_mut())?;
         let verdict = if report.conforms() { "conformance ok" } else { "conformance FAILED" };
-        say!("{:<6} {}, {} threads   {verdict}", info.name, info.kernels, info.threads)?;
+        let name = match info.kind {
+            DeviceKind::Cpu => info.name.clone(),
+            _ => {
+                gpus += 1;
+                format!("wgpu:{}", gpus - 1)
+            }
+        };
+        let what = match info.kind {
+            DeviceKind::Cpu => format!("{}, {} threads", info.kernels, info.threads),
+            _ => format!("{}, {}", info.name, info.kernels),
+        };
+        say!("{name:<6} {what}   {verdict}")?;
         if !report.conforms() {
             for difference in report.differences() {
                 say!("       {difference:?}")?;

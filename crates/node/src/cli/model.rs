@@ -153,7 +153,7 @@ struct Runner {
 
 impl Runner {
     fn new(model: &Model) -> Result<Self> {
-        let mut device = devices::open("auto", 0)?.remove(0);
+        let mut device = devices::best_cpu(0)?;
         let prepared = Prepared::load(model, device.as_mut(), model.program().context())?;
         Ok(Self { device, prepared })
     }

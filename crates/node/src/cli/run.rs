@@ -39,6 +39,9 @@ pub(crate) struct Arguments {
     /// One more model to serve: ALIAS=FILE.hyp; may be repeated.
     #[arg(long = "model", value_name = "ALIAS=FILE")]
     models: Vec<String>,
+    /// Devices to run on, over the configuration's: auto, cpu, cpu:avx2, wgpu:0, wgpu:all; commas between several.
+    #[arg(long = "device", value_name = "NAMES")]
+    devices: Option<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -51,6 +54,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut config = arguments.source.load(base)?;
     if let Some(dir) = &arguments.data_dir {
         config.data_dir.clone_from(dir);
+    }
+    if let Some(devices) = &arguments.devices {
+        config.engine.devices.clone_from(devices);
     }
     for pair in &arguments.models {
         let (alias, path) =

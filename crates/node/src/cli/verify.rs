@@ -156,7 +156,7 @@ fn recompute(envelope: &Envelope, arguments: &Arguments) -> Result<String> {
         format!("model {} is needed; pass its file with --model", claim.model_id)
     })?;
     let clock = MachineClock::new();
-    let mut device = devices::open("auto", arguments.threads)?.remove(0);
+    let mut device = devices::best_cpu(arguments.threads)?;
     let prepared = Prepared::load(&model, device.as_mut(), claim.in_tokens.max(1))?;
     let start_us = clock.now_us();
     let output = prepared.run(device.as_mut(), &[data])?.remove(0);
