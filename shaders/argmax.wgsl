@@ -16,7 +16,7 @@ struct Params {
 var<workgroup> best: array<i32, GROUP>;
 var<workgroup> place: array<u32, GROUP>;
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(GROUP)
 fn argmax(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = p.in_at + group.y * p.in_stride;
     var largest = x[row];

@@ -1,8 +1,8 @@
 // Exact attention; a workgroup attends from one row of one head. Definition: crates/ops/src/attention.rs.
 //
 // Three passes over the visible keys: the greatest score, the sum of exponentials, then block by block weights, their
-// codes and the weighed values. Scores of up to CACHE keys are kept in workgroup memory, those of more are computed again
-// in every pass, so no score ever goes to device memory.
+// codes and the weighed values. Scores of up to CACHE keys, and then their exponentials, are kept in workgroup memory; those
+// of more are computed again in every pass, so no score ever goes to device memory.
 
 struct Params {
     heads: u32,
@@ -43,13 +43,17 @@ const BLOCK: u32 = 256u;
 @group(1) @binding(0) var<uniform> p: Params;
 
 var<workgroup> query: array<u32, 64>;
+// Scores, then exponentials.
 var<workgroup> scores: array<i32, CACHE>;
 var<workgroup> greatest: array<i32, GROUP>;
 var<workgroup> sums: array<vec2<u32>, GROUP>;
 // Codes of a block's weights.
 var<workgroup> weights: array<i32, BLOCK>;
-var<workgroup> partial: array<vec4<i32>, GROUP>;
-var<workgroup> partial_low: array<vec4<i32>, GROUP>;
+// Weighed values of a block by share and word of columns, and what all blocks so far came to.
+var<workgroup> partial: array<vec4<i32>, 64>;
+var<workgroup> partial_low: array<vec4<i32>, 64>;
+var<workgroup> context_low: array<vec4<u32>, 64>;
+var<workgroup> context_high: array<vec4<u32>, 64>;
 
 fn greatest_of(lane: u32, x: i32) -> i32 {
     workgroupBarrier();
@@ -106,7 +110,7 @@ fn weighed(acc: i32, multiplier: u32, shift: i32) -> i32 {
     return req(acc, multiplier, shift);
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(GROUP)
 fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let row = p.row + group.y;
     let head = group.x;
@@ -125,8 +129,10 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
     let kept = end - first <= CACHE;
 
     let index = row * p.heads + head;
-    if (lane < p.words) {
-        query[lane] = codes[p.q_at + index * p.words + lane];
+    for (var word = lane; word < p.words; word += GROUP) {
+        query[word] = codes[p.q_at + index * p.words + word];
+        context_low[word] = vec4<u32>();
+        context_high[word] = vec4<u32>();
     }
     let step = steps[p.q_steps + index];
     workgroupBarrier();
@@ -149,18 +155,18 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         } else {
             score = computed_score(place.x + key, kv_head, step);
         }
-        part = add64(part, vec2<u32>(exponential(u32(top - score)), 0u));
+        let e = exponential(u32(top - score));
+        if (kept) {
+            scores[key - first] = i32(e);
+        }
+        part = add64(part, vec2<u32>(e, 0u));
     }
     let sum = total(lane, part);
     let sum_shift = bit_length64(sum) - 16u;
     let inverse = 0x80000000u / shr64(sum, sum_shift).x;
 
-    // A thread sums one word of columns over some of the keys; several share a word where a head is narrow.
-    let shares = GROUP / p.words;
-    let word = lane % p.words;
-    let share = lane / p.words;
-    var low_words = vec4<u32>();
-    var high_words = vec4<u32>();
+    // A thread sums a word of columns over its share of the keys; several share a word where a head is narrow.
+    let shares = max(GROUP / p.words, 1u);
     var start = first;
     while (start < end) {
         let stop = min(end, ((place.z + start) / BLOCK + 1u) * BLOCK - place.z);
@@ -172,14 +178,14 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         exponent = greatest_of(lane, exponent);
         var peak = 1;
         for (var key = start + lane; key < stop; key += GROUP) {
-            var score: i32;
+            var e: u32;
             if (kept) {
-                score = scores[key - first];
+                e = u32(scores[key - first]);
             } else {
-                score = computed_score(place.x + key, kv_head, step);
+                e = exponential(u32(top - computed_score(place.x + key, kv_head, step)));
             }
             let value_step = steps[p.v_steps + (place.x + key) * p.kv_heads + kv_head];
-            let full = exponential(u32(top - score)) * step_mantissa(value_step);
+            let full = e * step_mantissa(value_step);
             let w = i32(full >> u32(min(exponent - step_exponent(value_step), 31)));
             weights[key - start] = w;
             peak = max(peak, w);
@@ -191,10 +197,11 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         }
         workgroupBarrier();
 
-        var acc = vec4<i32>();
-        var acc_low = vec4<i32>();
-        if (share < shares) {
-            for (var key = start + share; key < stop; key += shares) {
+        for (var item = lane; item < shares * p.words; item += GROUP) {
+            let word = item % p.words;
+            var acc = vec4<i32>();
+            var acc_low = vec4<i32>();
+            for (var key = start + item / p.words; key < stop; key += shares) {
                 let packed = codes[p.v_at + ((place.x + key) * p.kv_heads + kv_head) * p.words + word];
                 let values = vec4<i32>(
                     bitcast<i32>(packed << 24u) >> 24u,
@@ -211,41 +218,44 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
                     acc += all * values;
                 }
             }
-        }
-        partial[lane] = acc;
-        if (FINE) {
-            partial_low[lane] = acc_low;
+            partial[item] = acc;
+            if (FINE) {
+                partial_low[item] = acc_low;
+            }
         }
         workgroupBarrier();
-        if (lane < p.words) {
-            acc = vec4<i32>();
-            acc_low = vec4<i32>();
-            for (var i = 0u; i < shares; i++) {
-                acc += partial[lane + i * p.words];
+        let multiplier = (by.mantissa * inverse + 128u) >> 8u;
+        let shift = 23 + i32(sum_shift) - by.exponent - exponent;
+        for (var word = lane; word < p.words; word += GROUP) {
+            var acc = vec4<i32>();
+            var acc_low = vec4<i32>();
+            for (var share = 0u; share < shares; share++) {
+                acc += partial[word + share * p.words];
                 if (FINE) {
-                    acc_low += partial_low[lane + i * p.words];
+                    acc_low += partial_low[word + share * p.words];
                 }
             }
-            let product = mul_u32(by.mantissa, inverse);
-            let multiplier = rshr64(product, 8).x;
-            let shift = 23 + i32(sum_shift) - by.exponent - exponent;
+            var low = context_low[word];
+            var high = context_high[word];
             for (var i = 0u; i < 4u; i++) {
                 var y = widen(weighed(acc[i], multiplier, shift));
                 if (FINE) {
                     y = add64(y, widen(weighed(acc_low[i], multiplier, shift + 7)));
                 }
-                let all = add64(vec2<u32>(low_words[i], high_words[i]), y);
-                low_words[i] = all.x;
-                high_words[i] = all.y;
+                let all = add64(vec2<u32>(low[i], high[i]), y);
+                low[i] = all.x;
+                high[i] = all.y;
             }
+            context_low[word] = low;
+            context_high[word] = high;
         }
         start = stop;
     }
-    if (lane < p.words) {
+    for (var word = lane; word < p.words; word += GROUP) {
         for (var i = 0u; i < 4u; i++) {
-            let column = 4u * lane + i;
+            let column = 4u * word + i;
             if (column < p.head_dim) {
-                let y = sat64(vec2<u32>(low_words[i], high_words[i]));
+                let y = sat64(vec2<u32>(context_low[word][i], context_high[word][i]));
                 out[p.out_at + row * p.out_stride + head * p.head_dim + column] = y;
             }
         }

@@ -3,8 +3,9 @@
 // WGSL has no 64-bit integers that every adapter offers, so a signed 64-bit number is `vec2<u32>(low, high)` in two's
 // complement. Definitions: crates/ops/src/round.rs. WGSL masks shift amounts, so shifts by 32 or more branch.
 
-/// Threads of a workgroup that works on one row together.
-const GROUP: u32 = 64u;
+/// Threads of a workgroup that works on one row together: a power of two, 64 at most. A GPU wants many; Vulkan in software
+/// wants one vector of them, because threads that wait for each other are expensive there.
+override GROUP: u32 = 64u;
 /// Greatest magnitude of an activation.
 const SAT: i32 = 1073741823;
 

@@ -36,7 +36,7 @@ fn total(lane: u32, part: vec2<u32>) -> vec2<u32> {
     return sums[0];
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(GROUP)
 fn norm(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let start = p.in_at + group.y * p.in_stride + group.x * p.width;
     var peak = 1u;

@@ -51,7 +51,7 @@ fn larger(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
     return select(a, b, b_is_larger);
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(GROUP)
 fn pool(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let rows = sequences[group.y];
     let to = p.out_at + group.y * p.out_stride;

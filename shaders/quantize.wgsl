@@ -37,7 +37,7 @@ fn element(start: u32, column: u32) -> i32 {
     return v;
 }
 
-@compute @workgroup_size(64)
+@compute @workgroup_size(GROUP)
 fn quantize(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let start = p.in_at + group.y * p.in_stride + group.x * p.width;
     var peak = 1u;

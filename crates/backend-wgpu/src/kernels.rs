@@ -115,9 +115,10 @@ pub(crate) struct Kernels {
 }
 
 impl Kernels {
-    pub(crate) fn new(gpu: &Gpu) -> Self {
+    /// Compiles every shader for workgroups of `group` threads.
+    pub(crate) fn new(gpu: &Gpu, group: u32) -> Self {
         let params = layout(gpu, &[entry(0, wgpu::BufferBindingType::Uniform, true)]);
-        let pipelines = Kernel::ALL.map(|kernel| Pipeline::new(gpu, kernel, &params));
+        let pipelines = Kernel::ALL.map(|kernel| Pipeline::new(gpu, kernel, group, &params));
         Self { pipelines: pipelines.into(), params }
     }
 
@@ -127,7 +128,7 @@ impl Kernels {
 }
 
 impl Pipeline {
-    fn new(gpu: &Gpu, kernel: Kernel, params: &wgpu::BindGroupLayout) -> Self {
+    fn new(gpu: &Gpu, kernel: Kernel, group: u32, params: &wgpu::BindGroupLayout) -> Self {
         let source = kernel.source();
         let storage = |read_only| wgpu::BufferBindingType::Storage { read_only };
         let entries: Vec<_> = (0..source.writes + source.reads)
@@ -143,8 +144,8 @@ impl Pipeline {
             bind_group_layouts: &[Some(&bindings), Some(params)],
             immediate_size: 0,
         });
-        let constants: Vec<_> =
-            source.fine.map(|fine| ("FINE", f64::from(u8::from(fine)))).into_iter().collect();
+        let fine = source.fine.map(|fine| ("FINE", f64::from(u8::from(fine))));
+        let constants: Vec<_> = [("GROUP", f64::from(group))].into_iter().chain(fine).collect();
         let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(source.entry),
             layout: Some(&pipeline_layout),

@@ -8,15 +8,17 @@ use hyperion_ops::{
 };
 
 use crate::{
-    adapter::{self, AdapterDescription, OpenError},
+    adapter::{self, AdapterDescription, AdapterKind, OpenError},
     gpu::Gpu,
     kernels::{Kernel, Kernels},
     pass::{Binding, Pass},
     weights::{Linear, Packed, Table},
 };
 
-/// Threads of a workgroup, `GROUP` of common.wgsl.
+/// Threads of a workgroup.
 const GROUP: u32 = 64;
+/// Threads of a workgroup that works on one row, where shaders run in software: one vector.
+const SOFTWARE_GROUP: u32 = 8;
 /// Rows that a thread of `gemm` makes, and so what rows of codes are padded to.
 const GEMM_ROWS: u32 = 4;
 
@@ -55,7 +57,7 @@ struct Scratch {
 }
 
 impl Wgpu {
-    /// Opens adapter `index` of [`adapters`](crate::adapters) and compiles the shaders.
+    /// Opens adapter `index` of [`adapters`](crate::adapters) and compiles the shaders, in the form that suits it.
     ///
     /// Drivers do not say how much memory there is: weights and buffers take `memory_bytes` at most, and an
     /// allocation that the driver refuses is an error like any other.
@@ -64,9 +66,24 @@ impl Wgpu {
     ///
     /// When there is no such adapter, or its driver refuses.
     pub fn open(index: usize, memory_bytes: u64) -> Result<Self, OpenError> {
+        Self::open_as(index, memory_bytes, None)
+    }
+
+    /// The same with shaders in the form for software, or for hardware, whatever the adapter is.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such adapter, or its driver refuses.
+    pub fn open_as(
+        index: usize,
+        memory_bytes: u64,
+        is_software: Option<bool>,
+    ) -> Result<Self, OpenError> {
         let (adapter, gpu) = adapter::open(index)?;
         let refused = |error: BackendError| OpenError::Refused(error.to_string());
-        let kernels = Kernels::new(&gpu);
+        let is_software = is_software.unwrap_or(adapter.kind == AdapterKind::Software);
+        let group = if is_software { SOFTWARE_GROUP } else { GROUP };
+        let kernels = Kernels::new(&gpu, group);
         let tables = Tables::new(&gpu).map_err(refused)?;
         let scratch = Scratch::new(&gpu).map_err(refused)?;
         gpu.check().map_err(refused)?;

@@ -1,4 +1,4 @@
-//! Every adapter computes the pinned bits.
+//! Every adapter computes the pinned bits, with either form of the shaders.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
 
@@ -13,9 +13,11 @@ fn every_adapter_conforms() {
         println!("skipped: no Vulkan, Metal or DX12 adapter");
     }
     for adapter in adapters {
-        let mut device = Wgpu::open(adapter.index, 1 << 30).unwrap();
-        println!("{adapter:?}: {:?}", device.info());
-        let report = conformance::check(&mut device).unwrap();
-        assert!(report.conforms(), "{}: differs in {:?}", adapter.name, report.differences());
+        for is_software in [false, true] {
+            let mut device = Wgpu::open_as(adapter.index, 1 << 30, Some(is_software)).unwrap();
+            println!("{adapter:?}: {:?}", device.info());
+            let report = conformance::check(&mut device).unwrap();
+            assert!(report.conforms(), "{}: differs in {:?}", adapter.name, report.differences());
+        }
     }
 }
