@@ -29,6 +29,12 @@ pub(super) const LINES: &[Line] = &[
         says: "abuse: fuzzed decoders, bad requests, random calldata",
         measure: abuse,
     },
+    Line { id: "G1", says: "bits: the GPU of this machine against the CPU", measure: gpu_bits },
+    Line {
+        id: "G3",
+        says: "shaders: int8 products against f32, MiniLM against its products",
+        measure: shaders,
+    },
 ];
 
 fn bits(bench: &Bench) -> Result<Measured> {
@@ -202,6 +208,63 @@ fn abuse(bench: &Bench) -> Result<Measured> {
         figures: json!({ "fuzz": fuzz, "requests": requests, "calldata": calldata }),
         checks,
     })
+}
+
+/// The first adapter of this machine; on one without a GPU that is Vulkan in software.
+fn gpu_bits(bench: &Bench) -> Result<Measured> {
+    let batches = if bench.short { "4" } else { "256" };
+    let minilm = bench.minilm()?;
+    let figures =
+        bench.rust("gpu", &["--minilm", &minilm, "--only", "bits", "--batches", batches])?;
+    let bits = &figures["bits"];
+    let differ = bits["stems_that_differ"].as_array().context("`gpu` names no stem")?;
+    let mut checks = vec![
+        Check::equal("stems with another conformance hash", differ.len() as u64, 0),
+        Check::equal(
+            "digits, every batch: differing bytes",
+            count(&bits["digits"]["differing_bytes"])?,
+            0,
+        ),
+        Check::equal(
+            "minilm, batches to 256: differing bytes",
+            count(&bits["minilm"]["differing_bytes"])?,
+            0,
+        ),
+    ];
+    // On real hardware the line reads what somebody committed who had it.
+    checks.push(Check::equal("committed runs on an NVIDIA GPU: missing", nvidia_missing()?, 0));
+    Ok(Measured { figures, checks })
+}
+
+/// 1 as long as `bench/results` has no run of `bench/gpu.sh` on an NVIDIA GPU.
+fn nvidia_missing() -> Result<u64> {
+    let folder = std::fs::read_dir(crate::root().join("bench/results"))?;
+    let names = folder.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into()));
+    Ok(u64::from(!names.into_iter().any(|name: String| name.starts_with("gpu-nvidia"))))
+}
+
+fn shaders(bench: &Bench) -> Result<Measured> {
+    let minilm = bench.minilm()?;
+    let seconds = if bench.short { "0.2" } else { "2" };
+    let run =
+        |only| bench.rust("gpu", &["--minilm", &minilm, "--seconds", seconds, "--only", only]);
+    let (gemm, whole) = (run("gemm")?, run("minilm")?);
+    let mut checks = Vec::new();
+    for (shape, found) in gemm["gemm"].as_object().context("`gpu` names no GEMM shape")? {
+        checks.push(Check::at_least(
+            format!("gemm {shape}: int8 over f32"),
+            number(&found["over_f32"])?,
+            3.0,
+        ));
+    }
+    for (shape, found) in whole["minilm"].as_object().context("`gpu` names no MiniLM shape")? {
+        checks.push(Check::at_least(
+            format!("minilm {shape}: share of what its products predict"),
+            number(&found["share_of_predicted"])?,
+            0.9,
+        ));
+    }
+    Ok(Measured { figures: json!({ "gemm": gemm, "minilm": whole }), checks })
 }
 
 fn number(value: &Value) -> Result<f64> {
