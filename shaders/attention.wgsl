@@ -21,7 +21,7 @@ struct Params {
     out_stride: u32,
     causal: u32,
     window: u32,
-    // The first row of this dispatch.
+    // The first row, or the first four, of this dispatch.
     row: u32,
 }
 
@@ -257,6 +257,280 @@ fn attention(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
             if (column < p.head_dim) {
                 let y = sat64(vec2<u32>(context_low[word][i], context_high[word][i]));
                 out[p.out_at + row * p.out_stride + head * p.head_dim + column] = y;
+            }
+        }
+    }
+}
+
+// The same for four rows of a sequence at once, whose heads are narrow: every key and value that is read serves four rows.
+
+/// Rows that a workgroup attends from.
+const ROWS: u32 = 4u;
+/// Words of a head's codes at most.
+const WORDS: u32 = 16u;
+/// Keys whose scores workgroup memory keeps.
+const ROWS_CACHE: u32 = 256u;
+
+// Of each four rows: the first, how many, first row of the sequence, rows of the sequence; position of the first of those.
+@group(0) @binding(3) var<storage, read> quads: array<array<vec4<u32>, 2>>;
+
+// A word of codes, or a key, of all four rows.
+var<workgroup> queries: array<vec4<u32>, WORDS>;
+var<workgroup> row_scores: array<vec4<i32>, ROWS_CACHE>;
+var<workgroup> row_weights: array<vec4<i32>, BLOCK>;
+// By share and word of columns, row by row; what threads tell each other in between.
+var<workgroup> shared4: array<vec4<i32>, 256>;
+var<workgroup> rows_low: array<vec4<u32>, 64>;
+var<workgroup> rows_high: array<vec4<u32>, 64>;
+
+fn greatest4(lane: u32, x: vec4<i32>) -> vec4<i32> {
+    workgroupBarrier();
+    shared4[lane] = x;
+    for (var half = GROUP / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (lane < half) {
+            shared4[lane] = max(shared4[lane], shared4[lane + half]);
+        }
+    }
+    workgroupBarrier();
+    return shared4[0];
+}
+
+/// Four 64-bit numbers.
+struct Wide4 {
+    low: vec4<u32>,
+    high: vec4<u32>,
+}
+
+fn add4(a: Wide4, b: Wide4) -> Wide4 {
+    let low = a.low + b.low;
+    return Wide4(low, a.high + b.high + select(vec4<u32>(), vec4<u32>(1u), low < a.low));
+}
+
+fn total4(lane: u32, part: Wide4) -> Wide4 {
+    workgroupBarrier();
+    shared4[lane] = bitcast<vec4<i32>>(part.low);
+    shared4[GROUP + lane] = bitcast<vec4<i32>>(part.high);
+    for (var half = GROUP / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (lane < half) {
+            let other = lane + half;
+            let lhs = Wide4(bitcast<vec4<u32>>(shared4[lane]), bitcast<vec4<u32>>(shared4[GROUP + lane]));
+            let rhs = Wide4(bitcast<vec4<u32>>(shared4[other]), bitcast<vec4<u32>>(shared4[GROUP + other]));
+            let sum = add4(lhs, rhs);
+            shared4[lane] = bitcast<vec4<i32>>(sum.low);
+            shared4[GROUP + lane] = bitcast<vec4<i32>>(sum.high);
+        }
+    }
+    workgroupBarrier();
+    return Wide4(bitcast<vec4<u32>>(shared4[0]), bitcast<vec4<u32>>(shared4[GROUP]));
+}
+
+/// Steps of four queries.
+struct Steps4 {
+    mantissas: vec4<u32>,
+    exponents: vec4<i32>,
+}
+
+fn computed_scores(row: u32, head: u32, by: Steps4) -> vec4<i32> {
+    let key = row * p.kv_heads + head;
+    let start = p.k_at + key * p.words;
+    var acc = vec4<i32>();
+    for (var word = 0u; word < p.words; word++) {
+        let k = codes[start + word];
+        let q = queries[word];
+        acc += vec4<i32>(dot4I8Packed(q.x, k), dot4I8Packed(q.y, k), dot4I8Packed(q.z, k), dot4I8Packed(q.w, k));
+    }
+    let step = steps[p.k_steps + key];
+    let multipliers = by.mantissas * step_mantissa(step);
+    let shifts = vec4<i32>(24 - step_exponent(step)) - by.exponents;
+    return vec4<i32>(
+        req(acc.x, multipliers.x, shifts.x),
+        req(acc.y, multipliers.y, shifts.y),
+        req(acc.z, multipliers.z, shifts.z),
+        req(acc.w, multipliers.w, shifts.w),
+    );
+}
+
+fn exponentials(below: vec4<u32>) -> vec4<u32> {
+    return vec4<u32>(exponential(below.x), exponential(below.y), exponential(below.z), exponential(below.w));
+}
+
+@compute @workgroup_size(GROUP)
+fn attention_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let place = quads[p.row + group.y][0];
+    let position = quads[p.row + group.y][1].x;
+    let head = group.x;
+    let kv_head = head * p.kv_heads / p.heads;
+    let count = place.y;
+    // Rows that are missing are the last once more, and are not written.
+    let rows = vec4<u32>(place.x) + min(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(count - 1u));
+    let own = rows - place.z;
+    var firsts = vec4<u32>();
+    var ends = vec4<u32>(place.w);
+    if (p.causal == 1u) {
+        ends = own + 1u;
+        if (p.window > 0u) {
+            firsts = ends - min(ends, vec4<u32>(p.window));
+        }
+    }
+    let first = firsts.x;
+    let end = ends.w;
+    let kept = end - first <= ROWS_CACHE;
+
+    let heads = rows * p.heads + head;
+    let starts = p.q_at + heads * p.words;
+    for (var word = lane; word < p.words; word += GROUP) {
+        queries[word] = vec4<u32>(codes[starts.x + word], codes[starts.y + word], codes[starts.z + word], codes[starts.w + word]);
+    }
+    for (var item = lane; item < ROWS * p.words; item += GROUP) {
+        rows_low[item] = vec4<u32>();
+        rows_high[item] = vec4<u32>();
+    }
+    let at = p.q_steps + heads;
+    let q_steps = vec4<u32>(steps[at.x], steps[at.y], steps[at.z], steps[at.w]);
+    let by = Steps4(q_steps & vec4<u32>(255u), vec4<i32>(q_steps >> vec4<u32>(8u)) - 128);
+    workgroupBarrier();
+
+    var top = vec4<i32>(-SAT - 1);
+    for (var key = first + lane; key < end; key += GROUP) {
+        let scores4 = computed_scores(place.z + key, kv_head, by);
+        if (kept) {
+            row_scores[key - first] = scores4;
+        }
+        let visible = (firsts <= vec4<u32>(key)) & (vec4<u32>(key) < ends);
+        top = max(top, select(vec4<i32>(-SAT - 1), scores4, visible));
+    }
+    top = greatest4(lane, top);
+
+    var part = Wide4();
+    for (var key = first + lane; key < end; key += GROUP) {
+        var scores4: vec4<i32>;
+        if (kept) {
+            scores4 = row_scores[key - first];
+        } else {
+            scores4 = computed_scores(place.z + key, kv_head, by);
+        }
+        let visible = (firsts <= vec4<u32>(key)) & (vec4<u32>(key) < ends);
+        // What a row does not see may lie above its top.
+        let e = select(vec4<u32>(), exponentials(vec4<u32>(max(top - scores4, vec4<i32>()))), visible);
+        if (kept) {
+            row_scores[key - first] = vec4<i32>(e);
+        }
+        part = add4(part, Wide4(e, vec4<u32>()));
+    }
+    let sum = total4(lane, part);
+    var sum_shifts = vec4<i32>();
+    var inverses = vec4<u32>();
+    for (var r = 0u; r < ROWS; r++) {
+        let all = vec2<u32>(sum.low[r], sum.high[r]);
+        let shift = bit_length64(all) - 16u;
+        sum_shifts[r] = i32(shift);
+        inverses[r] = 0x80000000u / shr64(all, shift).x;
+    }
+
+    let shares = max(GROUP / p.words, 1u);
+    var start = first;
+    while (start < end) {
+        let stop = min(end, ((position + start) / BLOCK + 1u) * BLOCK - position);
+        var exponents = vec4<i32>(-128);
+        for (var key = start + lane; key < stop; key += GROUP) {
+            let step = steps[p.v_steps + (place.z + key) * p.kv_heads + kv_head];
+            let visible = (firsts <= vec4<u32>(key)) & (vec4<u32>(key) < ends);
+            exponents = max(exponents, select(vec4<i32>(-128), vec4<i32>(step_exponent(step)), visible));
+        }
+        exponents = greatest4(lane, exponents);
+        var peaks = vec4<i32>(1);
+        for (var key = start + lane; key < stop; key += GROUP) {
+            var e: vec4<u32>;
+            if (kept) {
+                e = vec4<u32>(row_scores[key - first]);
+            } else {
+                let scores4 = computed_scores(place.z + key, kv_head, by);
+                let visible = (firsts <= vec4<u32>(key)) & (vec4<u32>(key) < ends);
+                e = select(vec4<u32>(), exponentials(vec4<u32>(max(top - scores4, vec4<i32>()))), visible);
+            }
+            let step = steps[p.v_steps + (place.z + key) * p.kv_heads + kv_head];
+            let below = clamp(exponents - step_exponent(step), vec4<i32>(), vec4<i32>(31));
+            let w = vec4<i32>((e * step_mantissa(step)) >> vec4<u32>(below));
+            row_weights[key - start] = w;
+            peaks = max(peaks, w);
+        }
+        peaks = greatest4(lane, peaks);
+        let q0 = quantizer(u32(peaks.x), -7);
+        let q1 = quantizer(u32(peaks.y), -7);
+        let q2 = quantizer(u32(peaks.z), -7);
+        let q3 = quantizer(u32(peaks.w), -7);
+        let bits = select(16u, 9u, FINE);
+        for (var key = start + lane; key < stop; key += GROUP) {
+            let w = row_weights[key - start];
+            row_weights[key - start] = vec4<i32>(code(q0, w.x, bits), code(q1, w.y, bits), code(q2, w.z, bits), code(q3, w.w, bits));
+        }
+        workgroupBarrier();
+        var multipliers = (vec4<u32>(q0.mantissa, q1.mantissa, q2.mantissa, q3.mantissa) * inverses + 128u) >> vec4<u32>(8u);
+        var shifts = 23 + sum_shifts - vec4<i32>(q0.exponent, q1.exponent, q2.exponent, q3.exponent) - exponents;
+
+        // Codes of 15 bits go through twice: high halves, then low halves, whose shift is 7 more.
+        for (var half = 0; half < select(1, 2, FINE); half++) {
+            for (var item = lane; item < shares * p.words; item += GROUP) {
+                let word = item % p.words;
+                var a0 = vec4<i32>();
+                var a1 = vec4<i32>();
+                var a2 = vec4<i32>();
+                var a3 = vec4<i32>();
+                for (var key = start + item / p.words; key < stop; key += shares) {
+                    let packed = codes[p.v_at + ((place.z + key) * p.kv_heads + kv_head) * p.words + word];
+                    let values = vec4<i32>(
+                        bitcast<i32>(packed << 24u) >> 24u,
+                        bitcast<i32>(packed << 16u) >> 24u,
+                        bitcast<i32>(packed << 8u) >> 24u,
+                        bitcast<i32>(packed) >> 24u,
+                    );
+                    var w = row_weights[key - start];
+                    if (FINE) {
+                        let upper = (w + 64) >> vec4<u32>(7u);
+                        w = select(w - (upper << vec4<u32>(7u)), upper, half == 0);
+                    }
+                    a0 += w.x * values;
+                    a1 += w.y * values;
+                    a2 += w.z * values;
+                    a3 += w.w * values;
+                }
+                shared4[ROWS * item] = a0;
+                shared4[ROWS * item + 1u] = a1;
+                shared4[ROWS * item + 2u] = a2;
+                shared4[ROWS * item + 3u] = a3;
+            }
+            workgroupBarrier();
+            for (var item = lane; item < ROWS * p.words; item += GROUP) {
+                let r = item % ROWS;
+                var acc = vec4<i32>();
+                for (var share = 0u; share < shares; share++) {
+                    acc += shared4[item + ROWS * share * p.words];
+                }
+                let shift = shifts[r] + 7 * half;
+                var all = Wide4(rows_low[item], rows_high[item]);
+                let y = vec4<i32>(
+                    weighed(acc.x, multipliers[r], shift),
+                    weighed(acc.y, multipliers[r], shift),
+                    weighed(acc.z, multipliers[r], shift),
+                    weighed(acc.w, multipliers[r], shift),
+                );
+                all = add4(all, Wide4(bitcast<vec4<u32>>(y), bitcast<vec4<u32>>(y >> vec4<u32>(31u))));
+                rows_low[item] = all.low;
+                rows_high[item] = all.high;
+            }
+            workgroupBarrier();
+        }
+        start = stop;
+    }
+    for (var item = lane; item < ROWS * p.words; item += GROUP) {
+        let r = item % ROWS;
+        for (var i = 0u; i < 4u; i++) {
+            let column = 4u * (item / ROWS) + i;
+            if (r < count && column < p.head_dim) {
+                let y = sat64(vec2<u32>(rows_low[item][i], rows_high[item][i]));
+                out[p.out_at + (place.x + r) * p.out_stride + head * p.head_dim + column] = y;
             }
         }
     }

@@ -14,6 +14,8 @@ pub(crate) enum Kernel {
     Rope,
     Attention,
     AttentionFine,
+    AttentionRows,
+    AttentionRowsFine,
     Activation,
     Gate,
     Add,
@@ -40,7 +42,7 @@ const COMMON: &str = include_str!("../../../shaders/common.wgsl");
 const TABLE: &str = include_str!("../../../shaders/table.wgsl");
 
 impl Kernel {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::Embed,
         Self::Position,
         Self::Norm,
@@ -50,6 +52,8 @@ impl Kernel {
         Self::Rope,
         Self::Attention,
         Self::AttentionFine,
+        Self::AttentionRows,
+        Self::AttentionRowsFine,
         Self::Activation,
         Self::Gate,
         Self::Add,
@@ -81,6 +85,8 @@ impl Kernel {
             Self::Rope => shader!("rope", "rope", 1, 4, None),
             Self::Attention => shader!("attention", "attention", 1, 4, Some(false)),
             Self::AttentionFine => shader!("attention", "attention", 1, 4, Some(true)),
+            Self::AttentionRows => shader!("attention_rows", "attention", 1, 4, Some(false)),
+            Self::AttentionRowsFine => shader!("attention_rows", "attention", 1, 4, Some(true)),
             Self::Activation => shader!("activation", "activation", 1, 2, None),
             Self::Gate => shader!("gate", "gate", 1, 2, None),
             Self::Add => shader!("add", "add", 1, 2, None),

@@ -19,6 +19,8 @@ use crate::{
 const GROUP: u32 = 64;
 /// Threads of a workgroup that works on one row, where shaders run in software: one vector.
 const SOFTWARE_GROUP: u32 = 8;
+/// Words of a head's codes up to which it is narrow, `WORDS` of attention.wgsl.
+const NARROW_WORDS: u32 = 16;
 /// Rows that a thread of `gemm` makes, and so what rows of codes are padded to.
 const GEMM_ROWS: u32 = 4;
 
@@ -501,14 +503,22 @@ impl<'d> Recorder<'d> {
         let all: u64 = heads.iter().map(|heads| u64::from(rows) * u64::from(*heads)).sum();
         Scratch::grow(self.gpu, &mut self.scratch.codes, all * u64::from(words))?;
         Scratch::grow(self.gpu, &mut self.scratch.steps, all)?;
-        let mut places = vec![0; 4 * rows as usize];
+        // Narrow heads are attended from four rows at once.
+        let is_narrow = words <= NARROW_WORDS;
+        let mut places = Vec::new();
         for sequence in sequences {
-            let row = sequence.row - first;
-            let of = row as usize..(row + sequence.rows) as usize;
-            for place in &mut places.as_chunks_mut::<4>().0[of] {
-                *place = [row, sequence.rows, sequence.position, 0];
+            let start = sequence.row - first;
+            for (row, count) in Self::parts(sequence.rows, if is_narrow { 4 } else { 1 }) {
+                if is_narrow {
+                    places.extend([start + row, count, start, sequence.rows]);
+                    places.extend([sequence.position, 0, 0, 0]);
+                } else {
+                    places.extend([start, sequence.rows, sequence.position, 0]);
+                }
             }
         }
+        let groups = places.len() / if is_narrow { 8 } else { 4 };
+        let groups = u32::try_from(groups).expect("no more than rows");
         let places = self.upload(places)?;
         let (mut at, mut step_at) = ([0; 3], [0; 3]);
         let (mut codes, mut steps) = (0, 0);
@@ -554,8 +564,13 @@ impl<'d> Recorder<'d> {
             Binding::whole(&places),
             Binding::whole(&self.tables.exp2),
         ];
-        let kernel = if shape.p15 { Kernel::AttentionFine } else { Kernel::Attention };
-        for (row, count) in Self::parts(rows, self.gpu.groups_max) {
+        let kernel = match (is_narrow, shape.p15) {
+            (false, false) => Kernel::Attention,
+            (false, true) => Kernel::AttentionFine,
+            (true, false) => Kernel::AttentionRows,
+            (true, true) => Kernel::AttentionRowsFine,
+        };
+        for (row, count) in Self::parts(groups, self.gpu.groups_max) {
             let params = [
                 shape.heads,
                 shape.kv_heads,
