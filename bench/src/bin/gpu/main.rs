@@ -1,6 +1,6 @@
 //! A GPU through wgpu: its bits against the CPU's, and its rates.
 //!
-//! `gpu --minilm DIR [--adapter 0] [--seconds 2] [--only bits|gemm|minilm] [--batches 256]` prints one JSON object:
+//! `gpu --minilm DIR [--digits DIR] [--adapter 0] [--seconds 2] [--only bits|gemm|minilm] [--batches 256]` prints one JSON object:
 //!
 //! * `bits`: the conformance suite, and outputs of digits (every batch of 1 to `--batches`) and MiniLM against the CPU's.
 //! * `gemm`: whole linear steps, quantization and requantization included, against an f32 shader of the same tile on the
@@ -46,6 +46,7 @@ const ROUNDS: usize = 2;
 
 struct Options {
     minilm: String,
+    digits: String,
     adapter: usize,
     seconds: f64,
     only: Option<String>,
@@ -54,13 +55,20 @@ struct Options {
 
 impl Options {
     fn parse() -> Self {
-        let mut options =
-            Self { minilm: String::new(), adapter: 0, seconds: 2.0, only: None, batches: 64 };
+        let mut options = Self {
+            minilm: String::new(),
+            digits: concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/digits").to_owned(),
+            adapter: 0,
+            seconds: 2.0,
+            only: None,
+            batches: 64,
+        };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
             let value = arguments.next().expect("every option has a value");
             match name.as_str() {
                 "--minilm" => options.minilm = value,
+                "--digits" => options.digits = value,
                 "--adapter" => options.adapter = value.parse().expect("--adapter N"),
                 "--seconds" => options.seconds = value.parse().expect("--seconds N"),
                 "--only" => options.only = Some(value),
@@ -120,9 +128,8 @@ fn built(parts: &Parts) -> Model {
     Model::from_bytes(file, Trust::Roots).expect("what was just written")
 }
 
-fn digits() -> Model {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/digits");
-    built(&mlp(&folder).expect("the committed model"))
+fn digits(options: &Options) -> Model {
+    built(&mlp(Path::new(&options.digits)).expect("--digits DIR"))
 }
 
 fn encoder(options: &Options) -> Model {
@@ -154,7 +161,7 @@ fn bits(options: &Options, device: &mut Wgpu) -> Value {
     let report = conformance::check(device).expect("the device lives");
     let stems: Vec<&str> = report.differences().iter().map(|stem| stem.name()).collect();
     let mut mix = Mix::new(3);
-    let (model, mut differences) = (digits(), 0);
+    let (model, mut differences) = (digits(options), 0);
     eprintln!("digits, batches of 1 to {}", options.batches);
     for batch in 1..=options.batches {
         let image = |mix: &mut Mix| (0..64).flat_map(|_| mix.i32(17).to_le_bytes()).collect();
