@@ -134,7 +134,7 @@ fn walls(root: &Path, complaints: &mut Vec<String>) -> Result<()> {
             forbid("lmdb_sys::", "is named in crates/store/src/lmdb.rs only");
         }
         if !at.starts_with("crates/backend-wgpu/") {
-            forbid("wgpu::", "is named in crates/backend-wgpu only");
+            forbid(" wgpu::", "is named in crates/backend-wgpu only");
         }
         if !["crates/rpc/", "crates/node/"].iter().any(|home| at.starts_with(home)) {
             forbid("tokio::", "is named in rpc and node only");
