@@ -1,7 +1,5 @@
 //! Every adapter computes the pinned bits, with either form of the shaders.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 use hyperion_backend_wgpu::{Wgpu, adapters};
 use hyperion_ops::{Backend, conformance};
 

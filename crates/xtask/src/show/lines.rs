@@ -35,6 +35,7 @@ pub(super) const LINES: &[Line] = &[
         says: "shaders: int8 products against f32, MiniLM against its products",
         measure: shaders,
     },
+    Line { id: "G5", says: "faults: a device removed, a weight's bit flipped", measure: faults },
 ];
 
 fn bits(bench: &Bench) -> Result<Measured> {
@@ -265,6 +266,27 @@ fn shaders(bench: &Bench) -> Result<Measured> {
         ));
     }
     Ok(Measured { figures: json!({ "gemm": gemm, "minilm": whole }), checks })
+}
+
+fn faults(bench: &Bench) -> Result<Measured> {
+    let figures = bench.rust("faults", &["--seconds", if bench.short { "2" } else { "8" }])?;
+    let (removed, flipped) = (&figures["removed"], &figures["flipped"]);
+    let checks = vec![
+        Check::at_least(
+            "devices that were lost under load",
+            number(&removed["devices_lost"])?,
+            1.0,
+        ),
+        Check::equal("64 callers: requests lost", count(&removed["lost"])?, 0),
+        Check::equal("64 callers: wrong answers", count(&removed["wrong"])?, 0),
+        Check::at_most(
+            "a flipped bit: intervals of the canary until it is caught",
+            number(&flipped["caught_after_intervals"])?,
+            1.1,
+        ),
+        Check::equal("wrong answers afterwards", count(&flipped["wrong_afterwards"])?, 0),
+    ];
+    Ok(Measured { figures, checks })
 }
 
 fn number(value: &Value) -> Result<f64> {
