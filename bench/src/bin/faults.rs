@@ -11,7 +11,6 @@
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 #[path = "../stand_ins.rs"]
-#[expect(dead_code, reason = "doors need more of it")]
 mod stand_ins;
 
 use std::{

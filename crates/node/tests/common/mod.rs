@@ -31,6 +31,8 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hyperion"));
         command.args(arguments).current_dir(self.0.path()).env_clear();
         command.env("HOME", self.0.path()).env("TMPDIR", self.0.path()).stdin(Stdio::null());
+        // Else Mesa's device-select layer complains that there is no desktop (docs/gpu.md).
+        command.env("NODEVICE_SELECT", "1");
         command
     }
 
