@@ -11,6 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 #[path = "../stand_ins.rs"]
+#[allow(dead_code, reason = "what only doors are handed")]
 mod stand_ins;
 
 use std::{
