@@ -69,10 +69,11 @@ pub fn every(config: &EngineSection) -> Result<Vec<Box<dyn Backend>>> {
 /// The fastest device that is certainly faster than the others.
 fn best(config: &EngineSection) -> Result<Box<dyn Backend>> {
     let discrete = adapters().into_iter().find(|adapter| adapter.kind == AdapterKind::Discrete);
-    match discrete {
-        Some(adapter) => wgpu(adapter.index, config),
-        None => best_cpu(config.threads),
-    }
+    let Some(adapter) = discrete else { return best_cpu(config.threads) };
+    wgpu(adapter.index, config).or_else(|error| {
+        tracing::warn!("`auto` takes the CPU: {error:#}");
+        best_cpu(config.threads)
+    })
 }
 
 /// The best kernels of this machine on so many threads; 0 is one per core.

@@ -8,7 +8,7 @@
 //! end of a stage only. A result is one of integers, so neither the cut nor the order can change it.
 
 use alloc::{borrow::ToOwned as _, sync::Arc, vec::Vec};
-use core::{fmt, mem};
+use core::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod aligned;
@@ -34,7 +34,7 @@ use crate::{
 use region::{AttentionStep, Region, Stage, stages};
 use rows::Shared;
 use weights::Packed;
-use worker::{Need, ROWS, Worker};
+use worker::{Need, ROWS, Room, Worker};
 
 /// Which instructions kernels use; a set that this CPU lacks cannot be had.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,7 @@ pub struct Cpu {
     context: Aligned<i32>,
     context_len: usize,
     need: Need,
-    workers: Vec<Mutex<Worker>>,
+    workers: Vec<Mutex<Room>>,
 }
 
 impl fmt::Debug for Cpu {
@@ -155,7 +155,7 @@ impl Cpu {
             let threads = self.parallel.threads().max(1);
             self.used_bytes -= self.workers.len() as u64 * self.need.bytes();
             (self.need, self.workers) = (Need::default(), Vec::new());
-            let make = || (0..threads).map(|_| Worker::new(need).map(Mutex::new)).collect();
+            let make = || (0..threads).map(|_| Room::new(need).map(Mutex::new)).collect();
             self.workers = self.claim(threads as u64 * need.bytes(), make)?;
             self.need = need;
         }
@@ -203,13 +203,12 @@ impl Cpu {
         let shared = Shared { weights: &self.weights, context };
         let workers = &self.workers;
         self.parallel.run(parts.len(), &|part| {
-            let (mut part, mut worker) = (lock(&parts[part]), free(workers, part));
-            let mut room = mem::take(&mut worker.private);
-            let mut part = region.extents.complete(&mut part, room.as_mut_slice());
+            let (mut part, mut room) = (lock(&parts[part]), free(workers, part));
+            let Room { private, worker } = &mut *room;
+            let mut part = region.extents.complete(&mut part, private.as_mut_slice());
             for step in &region.steps {
-                rows::run(k, shared, *step, &mut part, &mut worker);
+                rows::run(k, shared, *step, &mut part, worker);
             }
-            worker.private = room;
         });
     }
 
@@ -221,9 +220,9 @@ impl Cpu {
         let parts: Vec<_> = groups.chunks_mut(portion).map(Mutex::new).collect();
         let (buffers, workers) = (&self.buffers, &self.workers);
         self.parallel.run(parts.len(), &|part| {
-            let (mut groups, mut worker) = (lock(&parts[part]), free(workers, part));
+            let (mut groups, mut room) = (lock(&parts[part]), free(workers, part));
             for group in groups.iter_mut() {
-                heads::run(k, buffers, step, group, &mut worker);
+                heads::run(k, buffers, step, group, &mut room.worker);
             }
         });
     }
@@ -248,8 +247,8 @@ impl Cpu {
     ) {
         let width = input.width as usize;
         for (to, sequence) in (0..).zip(sequences) {
-            let mut worker = free(&self.workers, 0);
-            let Worker { sums, row, .. } = &mut *worker;
+            let mut room = free(&self.workers, 0);
+            let Worker { sums, row, .. } = &mut room.worker;
             let (sums, row) = (&mut sums[..width], &mut row[..width]);
             sums.fill(0);
             let words = self.buffers[input.buffer.0 as usize].as_slice();
@@ -396,7 +395,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// A worker that no other part uses; there are as many as threads.
-fn free(workers: &[Mutex<Worker>], part: usize) -> MutexGuard<'_, Worker> {
+fn free(workers: &[Mutex<Room>], part: usize) -> MutexGuard<'_, Room> {
     let unused = workers.iter().find_map(|worker| worker.try_lock().ok());
     unused.unwrap_or_else(|| lock(&workers[part % workers.len()]))
 }

@@ -26,15 +26,29 @@ pub(super) struct Need {
     head_dim: usize,
 }
 
-/// One thread's room.
+/// One thread's room: what the steps of a part work with, beside rows that the part itself is made of.
+#[derive(Debug)]
+pub(super) struct Room {
+    /// Rows of what the region keeps to itself.
+    pub(super) private: Aligned<i32>,
+    pub(super) worker: Worker,
+}
+
+impl Room {
+    /// `None` when there is no memory.
+    pub(super) fn new(need: Need) -> Option<Self> {
+        let private = Aligned::new(ROWS * need.private)?;
+        Some(Self { private, worker: Worker::new(need)? })
+    }
+}
+
+/// What one thread's steps work with.
 #[derive(Debug)]
 pub(super) struct Worker {
     /// Codes of a linear step's rows: high halves or all, and low halves.
     pub(super) codes: [CodeRows; 2],
     /// Sums of the rows with one panel, for either half.
     pub(super) tiles: [Aligned<i32>; 2],
-    /// Rows of what the region keeps to itself.
-    pub(super) private: Aligned<i32>,
     pub(super) row: Vec<i32>,
     pub(super) sums: Vec<i64>,
     pub(super) head: Head,
@@ -91,13 +105,11 @@ impl Need {
 }
 
 impl Worker {
-    /// `None` when there is no memory.
-    pub(super) fn new(need: Need) -> Option<Self> {
+    fn new(need: Need) -> Option<Self> {
         let [all, low] = need.depths.map(|depth| CodeRows::new(ROWS, depth));
         Some(Self {
             codes: [all?, low?],
             tiles: [Aligned::new(ROWS * PANEL)?, Aligned::new(ROWS * PANEL)?],
-            private: Aligned::new(ROWS * need.private)?,
             row: vec![0; need.width],
             sums: vec![0; need.width],
             head: Head::new(need.keys, need.head_dim)?,
