@@ -26,7 +26,7 @@ debian() { # packages, installed when any is missing
 }
 
 tool_chain() {
-    command -v cc >/dev/null || debian build-essential
+    command -v cc >/dev/null && command -v c++ >/dev/null || debian build-essential
     command -v python3 >/dev/null || debian python3
     python3 -c 'import venv, ensurepip' 2>/dev/null || debian python3-venv
     if ! command -v cargo >/dev/null; then
@@ -75,6 +75,28 @@ PY
     mv "$folder/minilm" "$cache/minilm"
 }
 
+nvrtc() { # NVIDIA's run-time compiler as its PyPI package carries it; 90 MB, never committed
+    [ -e "$cache/nvrtc/libnvrtc.so.13" ] && return
+    [ "$(uname -m)" = x86_64 ] || return 1
+    say "fetching the CUDA compiler (90 MB)"
+    local folder
+    folder=$(mktemp -d "$cache/fetch.XXXXXX")
+    trap 'rm -rf "$folder"' RETURN
+    python3 -m venv "$folder/venv" || return 1
+    "$folder/venv/bin/python" -m pip download -q --disable-pip-version-check --no-deps -d "$folder" nvidia-cuda-nvrtc==13.5.37 || return 1
+    python3 - "$folder" <<'PY' || return 1
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+(folder / "nvrtc").mkdir()
+with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+    for name in wheel.namelist():
+        if ".so." in name:
+            (folder / "nvrtc" / name.rsplit("/", 1)[1]).write_bytes(wheel.read(name))
+PY
+    rm -rf "$cache/nvrtc"
+    mv "$folder/nvrtc" "$cache/nvrtc"
+}
+
 tool_chain
 if ! minilm; then
     say "MiniLM could not be fetched; tests that need it will say 'skipped', the demo needs it"
@@ -88,6 +110,7 @@ if [ "${1:-}" = tests ]; then
     # Vulkan in software: the shaders run here, whatever hardware there is.
     debian libvulkan1 mesa-vulkan-drivers ||
         say "Vulkan in software could not be installed; tests that need an adapter will say 'skipped'"
+    nvrtc || say "the CUDA compiler could not be fetched; tests that compile kernels will say 'skipped'"
     if ! cargo nextest --version >/dev/null 2>&1; then
         say "installing cargo-nextest"
         cargo install --quiet --locked cargo-nextest@0.9.143

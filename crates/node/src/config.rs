@@ -251,10 +251,12 @@ impl Default for AuthConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSection {
-    /// Names with commas between them: `auto`, `cpu`, `cpu:avx2`, `wgpu:0`, `wgpu:all`.
+    /// Names with commas between them: `auto`, `cpu`, `cpu:avx2`, `cuda:0`, `cuda:all`, `wgpu:0`, `wgpu:all`.
     pub devices: String,
-    /// Bytes of weights and buffers on each GPU at most; drivers do not say how much there is.
+    /// Bytes of weights and buffers on each GPU at most; 0: what CUDA says is free, 4 GiB where a driver does not say.
     pub gpu_memory_bytes: u64,
+    /// Folder of compiled CUDA kernels; empty: `hyperion/kernels` in the user's cache.
+    pub kernel_cache: PathBuf,
     /// Threads that run kernels; 0: one per core.
     pub threads: usize,
     /// Rows of a batch at most: tokens for text, inputs for tensors.
@@ -271,7 +273,8 @@ impl Default for EngineSection {
     fn default() -> Self {
         Self {
             devices: "auto".to_owned(),
-            gpu_memory_bytes: 4 << 30,
+            gpu_memory_bytes: 0,
+            kernel_cache: PathBuf::new(),
             threads: 0,
             batch_rows_max: 1024,
             batch_wait_us: 500,

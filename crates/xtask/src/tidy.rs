@@ -105,7 +105,7 @@ fn stems(root: &Path, complaints: &mut Vec<String>) -> Result<()> {
         for file in files(&root.join(folder), &["wgsl", "cu"])? {
             let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             // What several kernels of a folder share has a name of its own.
-            let is_shared = ["common", "table"].contains(&stem.as_str());
+            let is_shared = ["common", "device", "keccak", "table"].contains(&stem.as_str());
             if !is_shared && !stems.contains(stem.as_str()) {
                 complaints
                     .push(format!("{folder}/{}: no operator has this stem", file_name(&file)));
@@ -135,6 +135,9 @@ fn walls(root: &Path, complaints: &mut Vec<String>) -> Result<()> {
         }
         if !at.starts_with("crates/backend-wgpu/") {
             forbid(" wgpu::", "is named in crates/backend-wgpu only");
+        }
+        if !at.starts_with("crates/backend-cuda/") {
+            forbid("cudarc::", "is named in crates/backend-cuda only");
         }
         if !["crates/rpc/", "crates/node/"].iter().any(|home| at.starts_with(home)) {
             forbid("tokio::", "is named in rpc and node only");

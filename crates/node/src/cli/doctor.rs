@@ -4,7 +4,10 @@ use anyhow::{Result, bail};
 use hyperion_ops::{DeviceKind, conformance};
 
 use super::{Exit, out, out::say};
-use crate::{config::EngineSection, devices};
+use crate::{
+    config::EngineSection,
+    devices::{self, Found},
+};
 
 /// List devices and run the conformance suite on each.
 #[derive(Debug, clap::Args)]
@@ -12,7 +15,7 @@ pub(crate) struct Arguments {
     /// Print the conformance file of the best device instead, to be compared with `crates/ops/conformance.toml`.
     #[arg(long)]
     conformance: bool,
-    /// The device whose conformance file is printed: auto, cpu, cpu:avx2, wgpu:0.
+    /// The device whose conformance file is printed: auto, cpu, cpu:avx2, cuda:0, wgpu:0.
     #[arg(long, default_value = "auto", value_name = "NAME")]
     device: String,
     /// Threads that kernels may use; 0: one per core.
@@ -30,21 +33,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let mut device = devices::open(&config)?.remove(0);
         return out::write(format_args!("{}", conformance::check(device.as_mut())?));
     }
-    let (mut is_one_sound, mut gpus) = (false, 0);
-    for mut device in devices::every(&config)? {
+    let mut is_one_sound = false;
+    for Found { name, device } in devices::every(&config) {
+        let mut device = match device {
+            Ok(device) => device,
+            Err(error) => {
+                say!("{name:<6} not usable: {error:#}")?;
+                continue;
+            }
+        };
         let info = device.info().clone();
         let report = conformance::check(device.as_mut())?;
         let verdict = if report.conforms() { "conformance ok" } else { "conformance FAILED" };
-        let name = match info.kind {
-            DeviceKind::Cpu => info.name.clone(),
-            _ => {
-                gpus += 1;
-                format!("wgpu:{}", gpus - 1)
-            }
-        };
         let what = match info.kind {
             DeviceKind::Cpu => format!("{}, {} threads", info.kernels, info.threads),
-            _ => format!("{}, {}", info.name, info.kernels),
+            DeviceKind::Wgpu | DeviceKind::Cuda => {
+                let gibibytes = info.memory_bytes >> 30;
+                format!("{}, {}, {gibibytes} GiB", info.name, info.kernels)
+            }
         };
         say!("{name:<6} {what}   {verdict}")?;
         if !report.conforms() {

@@ -39,7 +39,8 @@ pub(crate) struct Arguments {
     /// One more model to serve: ALIAS=FILE.hyp; may be repeated.
     #[arg(long = "model", value_name = "ALIAS=FILE")]
     models: Vec<String>,
-    /// Devices to run on, over the configuration's: auto, cpu, cpu:avx2, wgpu:0, wgpu:all; commas between several.
+    /// Devices to run on, over the configuration's: auto, cpu, cpu:avx2, cuda:0, cuda:all, wgpu:0, wgpu:all; commas
+    /// between several.
     #[arg(long = "device", value_name = "NAMES")]
     devices: Option<String>,
 }

@@ -1,0 +1,46 @@
+// The kernels of kernels/*.cu as a library for the CPU; tests/emulator.rs compiles and loads it.
+
+#include "emulator.hpp"
+
+#include "common.cu"
+// In the order of crates/backend-cuda/src/kernels.rs, without device.cu, whose functions emulator.hpp has.
+#include "activation.cu"
+#include "add.cu"
+#include "argmax.cu"
+#include "embed.cu"
+#include "gate.cu"
+#include "keccak.cu"
+#include "norm.cu"
+#include "pool.cu"
+#include "position.cu"
+#include "quantize.cu"
+#include "requantize.cu"
+#include "rope.cu"
+#include "rows.cu"
+
+#include "attention.cu"
+#include "gemm.cu"
+
+/// Runs a kernel; returns 0, or 1 if there is no such kernel. `order` says in which order threads run.
+extern "C" int emulate(const char* name, const unsigned* grid_size, unsigned threads, unsigned shared_bytes,
+                       const uint64_t* words, unsigned order) {
+    auto found = emulator::kernels().find(name);
+    if (found == emulator::kernels().end()) {
+        return 1;
+    }
+    auto& grid = emulator::grid;
+    grid.grid = {grid_size[0], grid_size[1], 1};
+    grid.block = {threads, 1, 1};
+    grid.fibers.resize(threads);
+    grid.exchanges.resize((threads + 31) / 32);
+    grid.shared.resize(shared_bytes);
+    grid.kernel = [&] { found->second(words); };
+    for (unsigned y = 0; y < grid_size[1]; y++) {
+        for (unsigned x = 0; x < grid_size[0]; x++) {
+            grid.block_index = {x, y, 0};
+            grid.rounds.assign(threads, 0);
+            emulator::run_block(order);
+        }
+    }
+    return 0;
+}

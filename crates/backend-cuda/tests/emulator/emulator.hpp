@@ -1,0 +1,304 @@
+// A grid of CUDA threads on the CPU, for tests of kernels/*.cu on machines without a GPU.
+//
+// Every thread of a block is a fiber on one system thread; a fiber runs until it has to wait for others. What differs from
+// a GPU is chosen so that mistakes show:
+//
+// * The order in which fibers run is forwards, backwards or mixed, so a missing barrier gives other bits in one of them.
+// * An asynchronous copy is made at the wait that promises it and no earlier.
+// * Dynamic shared memory starts out full of noise.
+// * Threads of a warp that meet at different instructions, or leave others waiting, end the process with a message.
+
+#pragma once
+
+#include <algorithm>
+#include <csetjmp>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string>
+#include <ucontext.h>
+#include <vector>
+
+struct Index {
+    unsigned x, y, z;
+};
+
+namespace emulator {
+
+constexpr size_t STACK_BYTES = 64 << 10;
+
+enum class Waits { no, warp, block, done };
+
+struct Copy {
+    void* to;
+    const void* from;
+    bool is_there;
+};
+
+struct Fiber {
+    ucontext_t start;
+    jmp_buf place;
+    bool is_started = false;
+    Waits waits = Waits::no;
+    const char* at = "";
+    Index thread;
+    /// Asynchronous copies: those not grouped yet, and groups under way.
+    std::vector<Copy> copies;
+    std::vector<std::vector<Copy>> groups;
+    std::vector<char> stack = std::vector<char>(STACK_BYTES);
+};
+
+/// What lanes of a warp give each other: two rounds, because a lane may be one exchange ahead of another.
+struct Exchange {
+    uint64_t words[2][32][8];
+};
+
+struct Grid {
+    Index grid, block, block_index;
+    std::vector<Fiber> fibers;
+    std::vector<Exchange> exchanges;
+    std::vector<unsigned> rounds;
+    std::vector<unsigned char> shared;
+    std::function<void()> kernel;
+    Fiber* current = nullptr;
+    jmp_buf scheduler;
+};
+
+inline thread_local Grid grid;
+
+[[noreturn]] inline void complain(const char* what, const char* at) {
+    std::fprintf(stderr, "emulator: block %u, %u: %s at %s\n", grid.block_index.x, grid.block_index.y, what, at);
+    std::abort();
+}
+
+/// Gives the thread up until the scheduler comes back to it.
+inline void wait(Waits waits, const char* at) {
+    Fiber* self = grid.current;
+    self->waits = waits;
+    self->at = at;
+    if (_setjmp(self->place) == 0) {
+        _longjmp(grid.scheduler, 1);
+    }
+}
+
+inline void entry() {
+    grid.kernel();
+    if (!grid.current->copies.empty()) {
+        complain("a thread ends with copies that no group has", grid.current->at);
+    }
+    grid.current->waits = Waits::done;
+    _longjmp(grid.scheduler, 1);
+}
+
+inline void resume(Fiber& fiber) {
+    grid.current = &fiber;
+    fiber.waits = Waits::no;
+    if (_setjmp(grid.scheduler) == 0) {
+        if (fiber.is_started) {
+            _longjmp(fiber.place, 1);
+        }
+        fiber.is_started = true;
+        setcontext(&fiber.start);
+    }
+}
+
+/// Whether threads `first .. end` all wait for the same thing, and so may go on; those that are done do not count.
+inline bool release(std::vector<Fiber>& fibers, size_t first, size_t end, Waits waits) {
+    const char* at = nullptr;
+    for (size_t i = first; i < end; i++) {
+        const Fiber& fiber = fibers[i];
+        if (fiber.waits == Waits::done) {
+            if (waits == Waits::warp) {
+                return false;
+            }
+            continue;
+        }
+        if (fiber.waits != waits) {
+            return false;
+        }
+        if (waits == Waits::warp && at != nullptr && std::strcmp(at, fiber.at) != 0) {
+            complain("lanes of a warp meet at different instructions", at);
+        }
+        at = fiber.at;
+    }
+    if (at == nullptr) {
+        return false;
+    }
+    for (size_t i = first; i < end; i++) {
+        if (fibers[i].waits == waits) {
+            fibers[i].waits = Waits::no;
+        }
+    }
+    return true;
+}
+
+/// Runs one block; `order` is 0 forwards, 1 backwards, else mixed by it.
+inline void run_block(unsigned order) {
+    size_t threads = grid.fibers.size();
+    std::vector<size_t> sequence(threads);
+    for (size_t i = 0; i < threads; i++) {
+        sequence[i] = order == 1 ? threads - 1 - i : i;
+    }
+    uint64_t seed = order + grid.block_index.x * 31 + grid.block_index.y;
+    for (size_t i = threads; order > 1 && i > 1; i--) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        std::swap(sequence[i - 1], sequence[(seed >> 33) % i]);
+    }
+    std::fill(grid.shared.begin(), grid.shared.end(), 0xa5);
+    for (size_t i = 0; i < threads; i++) {
+        Fiber& fiber = grid.fibers[i];
+        fiber.thread = {unsigned(i), 0, 0};
+        fiber.is_started = false;
+        fiber.waits = Waits::no;
+        fiber.copies.clear();
+        fiber.groups.clear();
+        getcontext(&fiber.start);
+        fiber.start.uc_stack.ss_sp = fiber.stack.data();
+        fiber.start.uc_stack.ss_size = fiber.stack.size();
+        fiber.start.uc_link = nullptr;
+        makecontext(&fiber.start, entry, 0);
+    }
+    for (;;) {
+        bool has_run = false, is_done = true;
+        for (size_t i : sequence) {
+            Fiber& fiber = grid.fibers[i];
+            is_done = is_done && fiber.waits == Waits::done;
+            if (fiber.waits == Waits::no) {
+                resume(fiber);
+                has_run = true;
+            }
+        }
+        if (is_done) {
+            return;
+        }
+        bool is_free = false;
+        for (size_t first = 0; first < threads; first += 32) {
+            is_free |= release(grid.fibers, first, first + 32, Waits::warp);
+        }
+        is_free |= release(grid.fibers, 0, threads, Waits::block);
+        if (!has_run && !is_free) {
+            complain("threads wait for others that never come", grid.fibers[sequence[0]].at);
+        }
+    }
+}
+
+inline std::map<std::string, std::function<void(const uint64_t*)>>& kernels() {
+    static std::map<std::string, std::function<void(const uint64_t*)>> all;
+    return all;
+}
+
+struct Registered {
+    Registered(const char* name, std::function<void(const uint64_t*)> kernel) {
+        kernels()[name] = std::move(kernel);
+    }
+};
+
+/// What every lane of the warp gave, lane by lane.
+inline const uint64_t (*exchange(std::initializer_list<uint64_t> words, const char* at))[8] {
+    size_t index = grid.current->thread.x / 32, lane = grid.current->thread.x % 32;
+    // The round changes once all lanes have come; each lane counts for itself.
+    unsigned round = grid.rounds[grid.current->thread.x]++ % 2;
+    std::copy(words.begin(), words.end(), grid.exchanges[index].words[round][lane]);
+    wait(Waits::warp, at);
+    return grid.exchanges[index].words[round];
+}
+
+inline void make(const std::vector<Copy>& copies) {
+    for (const Copy& copy : copies) {
+        if (copy.is_there) {
+            std::memcpy(copy.to, copy.from, 16);
+        } else {
+            std::memset(copy.to, 0, 16);
+        }
+    }
+}
+
+} // namespace emulator
+
+#define threadIdx (emulator::grid.current->thread)
+#define blockIdx (emulator::grid.block_index)
+#define blockDim (emulator::grid.block)
+#define gridDim (emulator::grid.grid)
+
+#define DEVICE static inline
+#define DEVICE_MEMBER inline
+#define SHARED static thread_local
+#define DYNAMIC_SHARED(name) unsigned char* name = emulator::grid.shared.data()
+#define KERNEL(name, threads, Params)                                                                                   \
+    static void name(const Params p);                                                                                  \
+    static emulator::Registered name##_registered(#name, [](const uint64_t* words) {                                   \
+        if (blockDim.x > threads || blockDim.x % 32 != 0) {                                                            \
+            emulator::complain("another number of threads than the kernel is made for", #name);                        \
+        }                                                                                                              \
+        Params p;                                                                                                      \
+        std::memcpy(&p, words, sizeof p);                                                                              \
+        name(p);                                                                                                       \
+    });                                                                                                                \
+    static void name(const Params p)
+
+DEVICE void barrier() {
+    emulator::wait(emulator::Waits::block, "barrier");
+}
+
+DEVICE int leading_zeros(unsigned long long x) {
+    return x == 0 ? 64 : __builtin_clzll(x);
+}
+
+template <class T>
+DEVICE T shuffle_xor(T x, int lanes) {
+    uint64_t word = 0;
+    std::memcpy(&word, &x, sizeof x);
+    auto all = emulator::exchange({word}, "shuffle_xor");
+    std::memcpy(&x, &all[threadIdx.x % 32 ^ lanes][0], sizeof x);
+    return x;
+}
+
+DEVICE void multiply(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+    auto all = emulator::exchange({a[0], a[1], a[2], a[3], b0, b1}, "multiply");
+    unsigned group = threadIdx.x % 32 / 4, quarter = threadIdx.x % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned column = 2 * quarter + i % 2;
+        for (unsigned k = 0; k < 32; k++) {
+            uint64_t row_word = all[group * 4 + k % 16 / 4][i / 2 + 2 * (k / 16)];
+            uint64_t column_word = all[column * 4 + k % 16 / 4][4 + k / 16];
+            c[i] += int8_t(row_word >> (8 * (k % 4))) * int8_t(column_word >> (8 * (k % 4)));
+        }
+    }
+}
+
+DEVICE void load_matrices(unsigned (&words)[4], const void* row) {
+    if (reinterpret_cast<uintptr_t>(row) % 16 != 0) {
+        emulator::complain("a row of a matrix is not at a multiple of 16", "load_matrices");
+    }
+    auto all = emulator::exchange({reinterpret_cast<uintptr_t>(row)}, "load_matrices");
+    unsigned lane = threadIdx.x % 32;
+    for (unsigned matrix = 0; matrix < 4; matrix++) {
+        auto from = reinterpret_cast<const unsigned char*>(all[matrix * 8 + lane / 4][0]) + lane % 4 * 4;
+        std::memcpy(&words[matrix], from, 4);
+    }
+}
+
+DEVICE void begin_copy(void* to, const void* from, bool is_there) {
+    if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % 16 != 0) {
+        emulator::complain("a copy is not at a multiple of 16", "begin_copy");
+    }
+    emulator::grid.current->copies.push_back({to, from, is_there});
+}
+
+DEVICE void group_copies() {
+    auto& fiber = *emulator::grid.current;
+    fiber.groups.push_back(std::move(fiber.copies));
+    fiber.copies.clear();
+}
+
+template <int GROUPS>
+DEVICE void wait_for_copies() {
+    auto& groups = emulator::grid.current->groups;
+    while (groups.size() > GROUPS) {
+        emulator::make(groups.front());
+        groups.erase(groups.begin());
+    }
+}
