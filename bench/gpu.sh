@@ -31,12 +31,14 @@ trap 'rm -rf "$work"' EXIT
 
 echo "gpu.sh: conformance of every device" >&2
 "$bin/hyperion" doctor | tee "$work/doctor" >&2
-adapters=$(grep -c '^wgpu:' "$work/doctor" || true)
-for ((adapter = 0; adapter < adapters; adapter++)); do
-    echo "gpu.sh: adapter $adapter" >&2
-    "$bin/gpu" --minilm "$minilm" --digits fixtures/digits --adapter "$adapter" --seconds "$seconds" --batches "$batches" \
-        >"$work/adapter-$adapter.json"
+for device in $(grep -oE '^(cuda|wgpu):[0-9]+' "$work/doctor" || true); do
+    grep -q "^$device *not usable" "$work/doctor" && continue
+    echo "gpu.sh: $device" >&2
+    "$bin/gpu" --minilm "$minilm" --digits fixtures/digits --device "$device" --seconds "$seconds" --batches "$batches" \
+        >"$work/adapter-${device/:/-}.json"
 done
+# What the same machine does with PyTorch, if it has it.
+python3 bench/peers/gpu_torch.py --seconds "$seconds" >"$work/torch" || rm -f "$work/torch"
 command -v nvidia-smi >/dev/null && nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv >"$work/nvidia" 2>/dev/null || true
 
 python3 - "$work" "$out" "$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)" <<'PY'
@@ -56,6 +58,7 @@ result = {
     "doctor": doctor,
     "nvidia": nvidia,
     "adapters": adapters,
+    "torch": json.loads(" ".join(text("torch"))) if text("torch") else None,
 }
 path = pathlib.Path(out or f"bench/results/gpu-{vendor}-{date}.json")
 path.write_text(json.dumps(result, indent=2) + "\n")

@@ -33,10 +33,15 @@ DEVICE void multiply(int (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// A place in shared memory as a number.
+DEVICE unsigned shared_place(const void* at) {
+    return (unsigned)__cvta_generic_to_shared(at);
+}
+
 /// Loads four matrices of 8 rows of 16 bytes from shared memory: lane 8m + r says where row r of matrix m starts, and gets
 /// bytes 4 (l % 4).. of row l / 4 of each.
 DEVICE void load_matrices(unsigned (&words)[4], const void* row) {
-    unsigned at = (unsigned)__cvta_generic_to_shared(row);
+    unsigned at = shared_place(row);
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(words[0]), "=r"(words[1]), "=r"(words[2]), "=r"(words[3])
                  : "r"(at)
@@ -45,7 +50,7 @@ DEVICE void load_matrices(unsigned (&words)[4], const void* row) {
 
 /// Begins to copy 16 bytes to shared memory, or zeros unless `is_there`.
 DEVICE void begin_copy(void* to, const void* from, bool is_there) {
-    unsigned at = (unsigned)__cvta_generic_to_shared(to);
+    unsigned at = shared_place(to);
     int bytes = is_there ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes) : "memory");
 }
@@ -59,4 +64,62 @@ DEVICE void group_copies() {
 template <int GROUPS>
 DEVICE void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory");
+}
+
+// Hopper's products: four warps multiply together, straight from shared memory, while the threads go on. They exist only in
+// code for that very architecture.
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HAS_GROUP_PRODUCTS 1
+#else
+#define HAS_GROUP_PRODUCTS 0
+#endif
+
+/// Describes 64 or more rows of 128 bytes in shared memory, each eighth row at a multiple of 1,024 bytes, whose 16-byte parts
+/// are swapped by the row's number: part i of row r stands at i ^ (r % 8). PTX ISA, "Matrix Descriptor Format" of wgmma:
+/// start and strides in 16 bytes, 1,024 bytes from eight rows to the next, mode 1 for 128 bytes of swizzle.
+DEVICE unsigned long long describe(const void* rows) {
+    unsigned at = shared_place(rows);
+    return (unsigned long long)((at & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+
+/// Makes what threads wrote to shared memory visible to group products; a barrier has to follow.
+DEVICE void show_to_products() {
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// Stands before the first of several products into the same sums.
+DEVICE void open_products() {
+#if HAS_GROUP_PRODUCTS
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+
+/// Begins c += A * B for four warps: A is 64 rows of 32 codes, B 32 codes of 128 columns, both as `describe` says, c 64 x 128.
+/// Warp w gets rows 16w .. 16w+15, in each 8 columns as `multiply` has them.
+DEVICE void begin_products(int (&c)[64], unsigned long long a, unsigned long long b) {
+#if HAS_GROUP_PRODUCTS
+    asm volatile(
+        "{ wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 "
+        "{%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,"
+        "%30,%31,%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,"
+        "%58,%59,%60,%61,%62,%63}, %64, %65, 1; }"
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]), "+r"(c[4]), "+r"(c[5]), "+r"(c[6]), "+r"(c[7]), "+r"(c[8]),
+          "+r"(c[9]), "+r"(c[10]), "+r"(c[11]), "+r"(c[12]), "+r"(c[13]), "+r"(c[14]), "+r"(c[15]), "+r"(c[16]),
+          "+r"(c[17]), "+r"(c[18]), "+r"(c[19]), "+r"(c[20]), "+r"(c[21]), "+r"(c[22]), "+r"(c[23]), "+r"(c[24]),
+          "+r"(c[25]), "+r"(c[26]), "+r"(c[27]), "+r"(c[28]), "+r"(c[29]), "+r"(c[30]), "+r"(c[31]), "+r"(c[32]),
+          "+r"(c[33]), "+r"(c[34]), "+r"(c[35]), "+r"(c[36]), "+r"(c[37]), "+r"(c[38]), "+r"(c[39]), "+r"(c[40]),
+          "+r"(c[41]), "+r"(c[42]), "+r"(c[43]), "+r"(c[44]), "+r"(c[45]), "+r"(c[46]), "+r"(c[47]), "+r"(c[48]),
+          "+r"(c[49]), "+r"(c[50]), "+r"(c[51]), "+r"(c[52]), "+r"(c[53]), "+r"(c[54]), "+r"(c[55]), "+r"(c[56]),
+          "+r"(c[57]), "+r"(c[58]), "+r"(c[59]), "+r"(c[60]), "+r"(c[61]), "+r"(c[62]), "+r"(c[63])
+        : "l"(a), "l"(b));
+#endif
+}
+
+/// Waits for the products that were begun.
+DEVICE void wait_for_products() {
+#if HAS_GROUP_PRODUCTS
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+#endif
 }

@@ -121,6 +121,68 @@ KERNEL(gemm_fine, 256, GemmParams) {
     gemm_many<true>(p);
 }
 
+// Many rows on Hopper: the same tiles, 128 codes deep, and products of four warps at once that read shared memory by
+// themselves, so that the next tile's copies and this tile's products run beside each other.
+
+#define GROUP_DEPTH 128
+#define GROUP_STAGES 4
+#define GROUP_TILE_BYTES (TILE * GROUP_DEPTH)
+
+/// As `begin_tile`, laid out as `describe` says.
+DEVICE void begin_group_tile(u8* tile, const i8* lines, i64 first, i64 count, i64 depth, i64 at) {
+    for (i32 piece = (i32)threadIdx.x; piece < TILE * 8; piece += 256) {
+        i32 row = piece / 8, part = piece % 8;
+        i64 line = least(first + row, count - 1), place = at + part * 16;
+        bool is_there = place < depth;
+        u8* to = tile + row * GROUP_DEPTH + (part ^ (row & 7)) * 16;
+        begin_copy(to, lines + line * depth + (is_there ? place : 0), is_there);
+    }
+}
+
+KERNEL(gemm_group, 256, GemmParams) {
+#if HAS_GROUP_PRODUCTS
+    DYNAMIC_SHARED(unaligned);
+    u8* shared = unaligned + (1024 - shared_place(unaligned) % 1024) % 1024;
+    i64 first_channel = (i64)blockIdx.x * TILE, first_row = (i64)blockIdx.y * TILE;
+    i32 group_row = warp() / 4 * 64;
+    i64 tiles = (p.depth + GROUP_DEPTH - 1) / GROUP_DEPTH;
+    i32 sums[64] = {};
+    auto begin = [&](i64 tile) {
+        if (tile < tiles) {
+            u8* stage = shared + tile % GROUP_STAGES * 2 * GROUP_TILE_BYTES;
+            begin_group_tile(stage, p.weights, first_channel, p.channels, p.depth, tile * GROUP_DEPTH);
+            begin_group_tile(stage + GROUP_TILE_BYTES, p.codes, first_row, p.rows, p.depth, tile * GROUP_DEPTH);
+        }
+        group_copies();
+    };
+    for (i32 tile = 0; tile < GROUP_STAGES - 1; tile++) {
+        begin(tile);
+    }
+    for (i64 tile = 0; tile < tiles; tile++) {
+        wait_for_copies<GROUP_STAGES - 2>();
+        show_to_products();
+        barrier(); // the tile is there for all, and the products of the one before are made
+        begin(tile + GROUP_STAGES - 1);
+        const u8* stage = shared + tile % GROUP_STAGES * 2 * GROUP_TILE_BYTES;
+        u64 rows = describe(stage + GROUP_TILE_BYTES + group_row * GROUP_DEPTH), channels = describe(stage);
+        open_products();
+#pragma unroll
+        for (i32 part = 0; part < GROUP_DEPTH / 32; part++) {
+            begin_products(sums, rows + 2 * part, channels + 2 * part); // 32 codes are two times 16 bytes
+        }
+        wait_for_products();
+    }
+#pragma unroll
+    for (i32 i = 0; i < 64; i++) {
+        i64 row = first_row + group_row + warp() % 4 * 16 + i / 2 % 2 * 8 + lane() / 4;
+        i64 channel = first_channel + i / 4 * 8 + lane() % 4 * 2 + i % 2;
+        if (row < p.rows && channel < p.channels) {
+            finish<false>(p.to, row, channel, sums[i], 0);
+        }
+    }
+#endif
+}
+
 // Few rows: a block of 4 warps makes 16 rows of 32 channels, a warp a quarter of the depth. A lane reads 16 codes at once
 // and deals them to two products; as rows and channels are dealt alike, each product still pairs equal places.
 

@@ -6,15 +6,17 @@ use hyperion_ops::{
     ActivationTable, Backend, BackendError, BufferId, DeviceInfo, DeviceKind, LinearShape, Step,
     WeightId, Weights, table,
 };
-use hyperion_primitives::Mix;
+use hyperion_primitives::{B256, Mix, TILE_BYTES};
 
 use crate::{
-    Address, DeviceDescription, Driver, ProductShape,
+    Address, DeviceDescription, Driver, Kernel, Launch, ProductShape, Work,
     room::{Need, Piece, Room},
-    steps::{Recorder, Route, RouteKey, route_key},
+    steps::{FEW_ROWS_MAX, GROUP_SHARED_BYTES, Recorder, Route, RouteKey, route_key},
     weights::{Kind, Linear, Packed},
 };
 
+/// Tiles that a block of `keccak` hashes.
+const KECCAK_THREADS: u32 = 128;
 /// Runs of each route, of which the fastest counts.
 const ROUTE_RUNS: u32 = 3;
 /// Step of a row and scale of a channel with which an output is the very sum: the product of the mantissas is 2^14, and
@@ -136,17 +138,16 @@ impl Cuda {
         for step in steps {
             let Step::Linear { weights, out, .. } = *step else { continue };
             let Kind::Linear(layer) = self.kind(weights) else { continue };
-            let shape = layer.shape;
-            let product = ProductShape { rows: out.rows, channels: shape.n, depth: shape.depth() };
-            if !self.driver.has_products(product) {
-                continue;
+            let (shape, rows) = (layer.shape, out.rows);
+            let candidates = self.candidates(shape, rows);
+            if candidates.contains(&Route::Library) {
+                let mut need = Need::default();
+                need.sums(shape, rows);
+                self.reserve(need)?;
             }
-            let mut need = Need::default();
-            need.sums(shape, out.rows);
-            self.reserve(need)?;
-            let key = route_key(shape, out.rows);
-            if !self.routes.contains_key(&key) {
-                let route = self.measure(layer, out.rows)?;
+            let key = route_key(shape, rows);
+            if candidates.len() > 1 && !self.routes.contains_key(&key) {
+                let route = self.measure(layer, rows, &candidates)?;
                 tracing::debug!(?key, ?route, "who multiplies");
                 self.routes.insert(key, route);
             }
@@ -154,8 +155,28 @@ impl Cuda {
         Ok(())
     }
 
-    /// Multiplies random rows both ways. A library that gives other sums is not used.
-    fn measure(&mut self, layer: Linear, rows: u32) -> Result<Route, BackendError> {
+    /// Who could multiply a shape; ours for any architecture is the first, and what the others are compared with.
+    fn candidates(&self, shape: LinearShape, rows: u32) -> Vec<Route> {
+        let product = ProductShape { rows, channels: shape.n, depth: shape.depth() };
+        let about = self.driver.description();
+        let is_hopper = about.architecture.0 == 9 && about.shared_bytes_max >= GROUP_SHARED_BYTES;
+        let mut candidates = vec![Route::Own];
+        if is_hopper && !shape.a15 && rows > FEW_ROWS_MAX {
+            candidates.push(Route::Group);
+        }
+        if self.driver.has_products(product) {
+            candidates.push(Route::Library);
+        }
+        candidates
+    }
+
+    /// Multiplies random rows every way. One that gives other sums is not used.
+    fn measure(
+        &mut self,
+        layer: Linear,
+        rows: u32,
+        candidates: &[Route],
+    ) -> Result<Route, BackendError> {
         let LinearShape { n, a15, .. } = layer.shape;
         let out_bytes = 4 * u64::from(rows) * u64::from(n);
         let bytes = out_bytes + 8 * u64::from(n);
@@ -173,7 +194,7 @@ impl Cuda {
         let steps = EXACT_STEP.to_le_bytes().repeat(rows as usize);
         self.driver.upload(self.room.at(Piece::Steps), &steps)?;
         let memory = self.driver.alloc(bytes)?;
-        let outcome = self.compare(layer, rows, memory, out_bytes);
+        let outcome = self.compare(layer, rows, candidates, (memory, out_bytes));
         self.driver.free(memory);
         outcome
     }
@@ -183,31 +204,32 @@ impl Cuda {
         &mut self,
         layer: Linear,
         rows: u32,
-        memory: Address,
-        out_bytes: u64,
+        candidates: &[Route],
+        (memory, out_bytes): (Address, u64),
     ) -> Result<Route, BackendError> {
         let scales = memory.plus(out_bytes);
         let pairs = [EXACT_SCALE, 0].map(u32::to_le_bytes).concat();
         self.driver.upload(scales, &pairs.repeat(layer.shape.n as usize))?;
-        let mut found = Vec::new();
-        for route in [Route::Own, Route::Library] {
+        let mut fastest = (u64::MAX, Route::Own);
+        let mut ours = None;
+        for route in candidates {
             let mut recorder = self.recorder();
-            recorder.multiply_alone(Linear { scales, ..layer }, rows, route, memory);
+            recorder.multiply_alone(Linear { scales, ..layer }, rows, *route, memory);
             let work = recorder.work;
             let mut best = u64::MAX;
             for _ in 0..ROUTE_RUNS {
                 // SAFETY: everything lies in `memory` or in the pieces, which were made large enough before.
                 best = best.min(unsafe { self.driver.nanoseconds(&work) }?);
             }
-            let mut out = vec![0; usize::try_from(out_bytes).expect("it was just made")];
-            self.driver.download(memory, &mut out)?;
-            found.push((best, out));
+            let mut sums = vec![0; usize::try_from(out_bytes).expect("it was just made")];
+            self.driver.download(memory, &mut sums)?;
+            if ours.get_or_insert_with(|| sums.clone()) != &sums {
+                tracing::error!(?route, shape = ?layer.shape, rows, "other sums than ours; not used here");
+            } else if best < fastest.0 {
+                fastest = (best, *route);
+            }
         }
-        let [(own, ours), (library, theirs)] = &found[..] else { unreachable!("two routes") };
-        if ours != theirs {
-            tracing::error!(shape = ?layer.shape, rows, "cuBLASLt gives other sums and is not used here");
-        }
-        Ok(if ours == theirs && library < own { Route::Library } else { Route::Own })
+        Ok(fastest.1)
     }
 
     fn recorder(&self) -> Recorder<'_> {
@@ -293,6 +315,29 @@ impl Backend for Cuda {
         let (start, size) = self.buffers[from.0 as usize];
         assert!(at + bytes.len() as u64 <= size, "inside the buffer");
         self.driver.download(start.plus(at), bytes)
+    }
+
+    fn leaves(
+        &mut self,
+        from: BufferId,
+        at: u64,
+        bytes: u64,
+    ) -> Result<Option<Vec<B256>>, BackendError> {
+        let (start, size) = self.buffers[from.0 as usize];
+        assert!(at + bytes <= size, "inside the buffer");
+        let tiles = bytes.div_ceil(TILE_BYTES as u64);
+        let mut need = Need::default();
+        need.leaves(32 * tiles);
+        self.reserve(need)?;
+        let leaves = self.room.at(Piece::Leaves);
+        let words = [leaves.0, start.plus(at).0, bytes, tiles];
+        let blocks = u32::try_from(tiles.div_ceil(KECCAK_THREADS.into())).expect("below 2^31");
+        let launch = Launch::new(Kernel::Keccak, [blocks, 1], KECCAK_THREADS, 0, &words);
+        // SAFETY: the buffer has as many bytes, and the piece was made large enough for the leaves.
+        unsafe { self.driver.submit(&[Work::Launch(launch)]) }?;
+        let mut bytes = vec![0; 32 * usize::try_from(tiles).expect("they fit in memory")];
+        self.driver.download(leaves, &mut bytes)?;
+        Ok(Some(bytes.as_chunks::<32>().0.iter().map(|leaf| B256::new(*leaf)).collect()))
     }
 
     fn reset(&mut self) {

@@ -34,6 +34,25 @@ pub struct Launch {
     pub words: [u64; WORDS],
 }
 
+impl Launch {
+    /// A launch whose argument struct has these members.
+    ///
+    /// # Panics
+    ///
+    /// When there are more than [`WORDS`].
+    pub fn new(
+        kernel: Kernel,
+        grid: [u32; 2],
+        threads: u32,
+        shared_bytes: u32,
+        arguments: &[u64],
+    ) -> Self {
+        let mut words = [0; WORDS];
+        words[..arguments.len()].copy_from_slice(arguments);
+        Self { kernel, grid, threads, shared_bytes, words }
+    }
+}
+
 /// Sizes of a product of codes: `rows` of codes times `channels` of weights, each `depth` long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProductShape {

@@ -52,6 +52,7 @@ pub enum Kernel {
     GemmFine,
     GemmFewRows,
     GemmFewRowsFine,
+    GemmGroup,
     Keccak,
     Norm,
     Pool,
@@ -65,7 +66,7 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Activation,
         Self::Add,
         Self::Argmax,
@@ -81,6 +82,7 @@ impl Kernel {
         Self::GemmFine,
         Self::GemmFewRows,
         Self::GemmFewRowsFine,
+        Self::GemmGroup,
         Self::Keccak,
         Self::Norm,
         Self::Pool,
@@ -110,6 +112,7 @@ impl Kernel {
             Self::GemmFine => "gemm_fine",
             Self::GemmFewRows => "gemm_few_rows",
             Self::GemmFewRowsFine => "gemm_few_rows_fine",
+            Self::GemmGroup => "gemm_group",
             Self::Keccak => "keccak",
             Self::Norm => "norm",
             Self::Pool => "pool",
@@ -133,6 +136,7 @@ impl Kernel {
             self,
             Self::Gemm
                 | Self::GemmFine
+                | Self::GemmGroup
                 | Self::Attention64
                 | Self::Attention128
                 | Self::Attention256

@@ -22,9 +22,11 @@ pub(crate) enum Piece {
     ValueSteps,
     /// What a run tells its kernels: positions, chosen rows, query tiles.
     Notes,
+    /// Leaves of a tensor that is hashed here.
+    Leaves,
 }
 
-const PIECES: usize = 10;
+const PIECES: usize = 11;
 
 /// Bytes of every piece.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +103,11 @@ impl Need {
         if shape.a15 {
             self.at_least(Piece::LowSums, bytes);
         }
+    }
+
+    /// Leaves of a tensor.
+    pub(crate) fn leaves(&mut self, bytes: u64) {
+        self.at_least(Piece::Leaves, bytes);
     }
 
     fn attention(&mut self, shape: AttentionShape, sequences: &[Sequence], rows: u64) {

@@ -9,7 +9,7 @@ use hyperion_ops::{
 };
 
 use crate::{
-    Address, Kernel, Launch, ProductShape, WORDS, Work,
+    Address, Kernel, Launch, ProductShape, Work,
     cuda::Tables,
     room::{BLOCK_KEYS, Piece, Room, head_depth, values_bytes, values_stride},
     weights::{Kind, Linear, Packed, Table},
@@ -27,17 +27,24 @@ const FOUR_WARPS: u32 = 128;
 const TILE: u32 = 128;
 const TILE_DEPTH: u32 = 64;
 const TILE_STAGES: u32 = 3;
+/// The same of `gemm_group`, whose tiles start at multiples of 1,024.
+const GROUP_DEPTH: u32 = 128;
+const GROUP_STAGES: u32 = 4;
+const GROUP_ALIGN: u32 = 1_024;
+pub(crate) const GROUP_SHARED_BYTES: u32 = GROUP_STAGES * 2 * TILE * GROUP_DEPTH + GROUP_ALIGN;
 /// Rows and channels of a block of `gemm_few_rows`.
 const FEW_ROWS: u32 = 16;
 const FEW_CHANNELS: u32 = 32;
 /// Rows up to which blocks of few rows keep more of a device busy.
-const FEW_ROWS_MAX: u32 = 64;
+pub(crate) const FEW_ROWS_MAX: u32 = 64;
 
 /// Who multiplies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
-    /// A kernel of ours; which depends on the rows.
+    /// A kernel of ours for any architecture; which depends on the rows.
     Own,
+    /// Our kernel for Hopper alone.
+    Group,
     /// The library, and our requantization after it.
     Library,
 }
@@ -140,9 +147,8 @@ impl Recorder<'_> {
         if grid.contains(&0) {
             return;
         }
-        let mut words = [0; WORDS];
-        words[..arguments.len()].copy_from_slice(arguments);
-        self.work.push(Work::Launch(Launch { kernel, grid, threads, shared_bytes, words }));
+        let launch = Launch::new(kernel, grid, threads, shared_bytes, arguments);
+        self.work.push(Work::Launch(launch));
     }
 
     /// A kernel that takes elements, a row a block along x.
@@ -249,8 +255,8 @@ impl Recorder<'_> {
         let Linear { shape, codes: weights, .. } = layer;
         let codes = self.room.at(Piece::Codes);
         let low = if shape.a15 { self.room.at(Piece::LowCodes) } else { Address(0) };
-        if route == Route::Own {
-            self.gemm(shape, rows, [codes, low, weights], epilogue);
+        if route != Route::Library {
+            self.gemm(shape, rows, [codes, low, weights], route, epilogue);
             return;
         }
         let product = ProductShape { rows, channels: shape.n, depth: shape.depth() };
@@ -273,12 +279,16 @@ impl Recorder<'_> {
         shape: LinearShape,
         rows: u32,
         [codes, low, weights]: [Address; 3],
+        route: Route,
         epilogue: [u64; 12],
     ) {
         let sizes = [rows.into(), shape.n.into(), shape.depth().into()];
         let words: Vec<u64> =
             [codes.0, low.0, weights.0].into_iter().chain(sizes).chain(epilogue).collect();
-        if rows <= FEW_ROWS_MAX {
+        if route == Route::Group {
+            let grid = [shape.n.div_ceil(TILE), rows.div_ceil(TILE)];
+            self.launch(Kernel::GemmGroup, grid, 2 * TILE, GROUP_SHARED_BYTES, &words);
+        } else if rows <= FEW_ROWS_MAX {
             let kernel = if shape.a15 { Kernel::GemmFewRowsFine } else { Kernel::GemmFewRows };
             let grid = [shape.n.div_ceil(FEW_CHANNELS), rows.div_ceil(FEW_ROWS)];
             self.launch(kernel, grid, FOUR_WARPS, 0, &words);

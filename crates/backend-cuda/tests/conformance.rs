@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Traits, emulated};
-use hyperion_backend_cuda::{OpenError, devices, open};
+use hyperion_backend_cuda::{Kernel, OpenError, devices, open};
 use hyperion_ops::conformance;
 
 fn conforms(traits: Traits) {
@@ -26,8 +26,13 @@ fn threads_run_backwards() {
 
 #[test]
 fn threads_run_mixed_and_scores_do_not_fit() {
-    // Scores of 256 keys take 16,640 bytes, codes of weights up to 8,704.
+    // Scores of 1,024 keys take 65,792 bytes, codes of weights up to 8,704.
     conforms(Traits { order: 7, shared_bytes_max: 73_728, ..Traits::default() });
+}
+
+#[test]
+fn hoppers_products_are_used_where_they_are_the_fastest() {
+    conforms(Traits { order: 5, fast: Some(Kernel::GemmGroup), ..Traits::default() });
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::{
 };
 
 use common::{Traits, emulated};
+use hyperion_backend_cuda::Kernel;
 use hyperion_model::{
     Model, Prepared, Tensor, Trust,
     file::Parts,
@@ -59,6 +60,8 @@ fn digits_gives_the_bits_of_the_cpu() {
     equal(Traits::default(), &model, &batches, row);
     let library = Traits { order: 1, products: Some(true), ..Traits::default() };
     equal(library, &model, &batches, row);
+    let hopper = Traits { order: 3, fast: Some(Kernel::GemmGroup), ..Traits::default() };
+    equal(hopper, &model, &batches, row);
 }
 
 #[test]

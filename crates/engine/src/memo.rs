@@ -127,7 +127,7 @@ mod tests {
     }
 
     fn output(bytes: usize) -> Arc<Tensor> {
-        Arc::new(Tensor { dtype: Dtype::U8, dims: [1, bytes as u64], data: vec![7; bytes] })
+        Arc::new(Tensor::new(Dtype::U8, [1, bytes as u64], vec![7; bytes]))
     }
 
     #[test]

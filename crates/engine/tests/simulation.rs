@@ -96,7 +96,7 @@ fn le(words: &[u64]) -> Vec<u8> {
 /// The one right output of a content.
 fn truth(content: &Content) -> Arc<Tensor> {
     let hash = Keccak::tagged(b"sim").update(content.model.0).update(content.input_hash).finish();
-    Arc::new(Tensor { dtype: Dtype::U8, dims: [1, 32], data: hash.to_vec() })
+    Arc::new(Tensor::new(Dtype::U8, [1, 32], hash.to_vec()))
 }
 
 fn lie(content: &Content) -> Arc<Tensor> {

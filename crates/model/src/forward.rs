@@ -2,11 +2,16 @@
 
 use hyperion_ops::{Backend, BackendError, BufferId, Sequence, Step, View, WeightId};
 
+use hyperion_primitives::tensor_root_of_leaves;
+
 use crate::{
     Model, ModelError, Tensor,
     plan::Plan,
     program::{Op, Program, Rows, ValueId},
 };
+
+/// Outputs from this size on are hashed on the device, if it hashes: below, the way there costs more than the hashing.
+const HASHED_THERE_BYTES: usize = 64 << 10;
 
 /// A model loaded onto a device: weights packed, memory reserved.
 ///
@@ -233,11 +238,14 @@ impl Prepared {
                     backend.read(view.buffer, first + at * stride, line)?;
                 }
             }
-            outputs.push(Tensor {
-                dtype: view.dtype,
-                dims: [rows.into(), view.width.into()],
-                data,
-            });
+            let mut tensor = Tensor::new(view.dtype, [rows.into(), view.width.into()], data);
+            if stride == row_bytes as u64 && tensor.data.len() >= HASHED_THERE_BYTES {
+                let (at, bytes) = (first + u64::from(row) * stride, tensor.data.len() as u64);
+                let leaves = backend.leaves(view.buffer, at, bytes)?;
+                tensor.hashed = leaves
+                    .and_then(|leaves| tensor_root_of_leaves(tensor.dtype, &tensor.dims, leaves));
+            }
+            outputs.push(tensor);
         }
         Ok(outputs)
     }

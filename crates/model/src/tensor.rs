@@ -1,7 +1,7 @@
 use hyperion_primitives::{B256, Dtype, TensorRoot, output_hash, tensor_root};
 
 /// A committed tensor of rank two: what a model reads or says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Tensor {
     /// Element type.
     pub dtype: Dtype,
@@ -9,16 +9,33 @@ pub struct Tensor {
     pub dims: [u64; 2],
     /// Elements, row-major, little-endian.
     pub data: Vec<u8>,
+    /// The CT1 root, if the device that made the elements hashed them as well.
+    pub(crate) hashed: Option<TensorRoot>,
 }
 
+/// Equal are tensors of equal type, shape and elements, whoever hashed them.
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        (self.dtype, self.dims, &self.data) == (other.dtype, other.dims, &other.data)
+    }
+}
+
+impl Eq for Tensor {}
+
 impl Tensor {
+    /// A tensor of these elements.
+    pub const fn new(dtype: Dtype, dims: [u64; 2], data: Vec<u8>) -> Self {
+        Self { dtype, dims, data, hashed: None }
+    }
+
     /// CT1 root.
     ///
     /// # Panics
     ///
     /// When the data's length is not what shape and type say.
     pub fn root(&self) -> TensorRoot {
-        tensor_root(self.dtype, &self.dims, &self.data).expect("a tensor's data fits its shape")
+        let computed = || tensor_root(self.dtype, &self.dims, &self.data);
+        self.hashed.or_else(computed).expect("a tensor's data fits its shape")
     }
 
     /// `outputHash` of a run whose one output this is.

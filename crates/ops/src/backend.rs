@@ -5,10 +5,10 @@
 //! a new operator does not compile until every backend has answered. What a step means is defined by the
 //! scalar loop in the file of its stem; how it is tiled, fused or scheduled is the backend's own matter.
 
-use alloc::string::String;
+use alloc::{string::String, vec::Vec};
 use core::fmt;
 
-use hyperion_primitives::Dtype;
+use hyperion_primitives::{B256, Dtype};
 
 use crate::{ActivationTable, AttentionShape, LinearShape, NormShape, PoolMode, RopeShape};
 
@@ -339,6 +339,24 @@ pub trait Backend: Send {
     ///
     /// When the device is lost.
     fn read(&mut self, from: BufferId, at: u64, bytes: &mut [u8]) -> Result<(), BackendError>;
+
+    /// Waits for everything before, then hashes bytes `at .. at + bytes` of a buffer where they are: the leaves of
+    /// [`hyperion_primitives::tensor_leaf`] of a tensor that these are the elements of.
+    ///
+    /// `None` from a device that does not hash; whoever asks then reads the bytes and hashes them.
+    ///
+    /// # Errors
+    ///
+    /// When the device is lost.
+    fn leaves(
+        &mut self,
+        from: BufferId,
+        at: u64,
+        bytes: u64,
+    ) -> Result<Option<Vec<B256>>, BackendError> {
+        let _ = (from, at, bytes); // nothing is hashed here
+        Ok(None)
+    }
 
     /// Gives up every buffer; packed weights stay.
     fn reset(&mut self);

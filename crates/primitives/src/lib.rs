@@ -31,5 +31,5 @@ pub use id::{ClaimDigest, ModelId, ProgramId, RequestId, TensorRoot};
 pub use mix::Mix;
 pub use tensor::{
     TILE_BYTES, TensorHasher, tensor_bytes, tensor_leaf, tensor_root, tensor_root_of,
-    tensor_root_over,
+    tensor_root_of_leaves, tensor_root_over,
 };

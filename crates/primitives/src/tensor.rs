@@ -47,6 +47,14 @@ pub fn tensor_root_over(dtype: Dtype, dims: &[u64], merkle: &B256) -> Option<Ten
     Some(TensorRoot(root.update(merkle).finish()))
 }
 
+/// [`tensor_root`] of a tensor whose [`tensor_leaf`]s were made elsewhere; `None` when the shape is not a shape, or has another
+/// number of tiles.
+pub fn tensor_root_of_leaves(dtype: Dtype, dims: &[u64], leaves: Vec<B256>) -> Option<TensorRoot> {
+    let tiles = tensor_bytes(dtype, dims)?.div_ceil(TILE_BYTES as u64);
+    (leaves.len() as u64 == tiles).then_some(())?;
+    tensor_root_over(dtype, dims, &merkle::root_of(leaves, Lanes::best())?)
+}
+
 /// Bytes of a tensor's elements; `None` when the rank is not 1 to 8, a dimension is zero, or the product leaves a `u64`.
 pub fn tensor_bytes(dtype: Dtype, dims: &[u64]) -> Option<u64> {
     if dims.is_empty() || dims.len() > 8 || dims.contains(&0) {

@@ -208,6 +208,15 @@ impl Bench {
         json_of(command.args(arguments), script)
     }
 
+    /// NVIDIA's run-time compiler that `scripts/setup.sh tests` fetched.
+    pub(crate) fn nvrtc(&self) -> Result<String> {
+        let library = cache().join("nvrtc/libnvrtc.so.13");
+        if !library.exists() {
+            bail!("{} is not there; run `scripts/setup.sh tests` first", library.display());
+        }
+        Ok(library.display().to_string())
+    }
+
     /// The MiniLM source folder that `scripts/setup.sh` fetched.
     pub(crate) fn minilm(&self) -> Result<String> {
         let folder = cache().join("minilm");

@@ -1,15 +1,20 @@
-//! A GPU through wgpu: its bits against the CPU's, and its rates.
+//! A GPU: its bits against the CPU's, and its rates.
 //!
-//! `gpu --minilm DIR [--digits DIR] [--adapter 0] [--seconds 2] [--only bits|gemm|minilm] [--batches 256]` prints one JSON object:
+//! `gpu --minilm DIR [--digits DIR] [--device wgpu:0] [--seconds 2] [--only bits|gemm|minilm|large] [--batches 256]` prints one
+//! JSON object:
 //!
 //! * `bits`: the conformance suite, and outputs of digits (every batch of 1 to `--batches`) and MiniLM against the CPU's.
-//! * `gemm`: whole linear steps, quantization and requantization included, against an f32 shader of the same tile on the
-//!   same shapes (`peer.rs`).
+//! * `gemm`: whole linear steps, quantization and requantization included; through wgpu also against an f32 shader of the
+//!   same tile on the same shapes (`peer.rs`).
 //! * `minilm`: tokens per second of whole forward passes, and of their linear steps alone: the rate that products predict.
+//! * `large` (not through software): products of 8,192 cubed, MiniLM with 256 texts of 128 tokens and the hashing of its
+//!   outputs, attention over 2,048 keys. What `bench/peers/gpu_torch.py` does as well.
 //!
-//! Results are compared with the CPU's before anything is timed. On a software adapter the "GPU" is the CPU's cores.
+//! Results are compared with the CPU's before anything is timed, except those of `large`, of which rows are. On a software
+//! adapter the "GPU" is the CPU's cores.
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
+mod large;
 mod peer;
 
 use std::{
@@ -47,7 +52,7 @@ const ROUNDS: usize = 2;
 struct Options {
     minilm: String,
     digits: String,
-    adapter: usize,
+    device: String,
     seconds: f64,
     only: Option<String>,
     batches: usize,
@@ -58,7 +63,7 @@ impl Options {
         let mut options = Self {
             minilm: String::new(),
             digits: concat!(env!("CARGO_MANIFEST_DIR"), "/../fixtures/digits").to_owned(),
-            adapter: 0,
+            device: "wgpu:0".to_owned(),
             seconds: 2.0,
             only: None,
             batches: 64,
@@ -69,7 +74,7 @@ impl Options {
             match name.as_str() {
                 "--minilm" => options.minilm = value,
                 "--digits" => options.digits = value,
-                "--adapter" => options.adapter = value.parse().expect("--adapter N"),
+                "--device" => options.device = value,
                 "--seconds" => options.seconds = value.parse().expect("--seconds N"),
                 "--only" => options.only = Some(value),
                 "--batches" => options.batches = value.parse().expect("--batches N"),
@@ -77,6 +82,44 @@ impl Options {
             }
         }
         options
+    }
+
+    /// The adapter of `wgpu:N`.
+    fn adapter(&self) -> Option<usize> {
+        self.device.strip_prefix("wgpu:").map(|index| index.parse().expect("--device wgpu:N"))
+    }
+
+    /// The device, and what it is.
+    fn open(&self) -> (Box<dyn Backend>, Value) {
+        if let Some(index) = self.adapter() {
+            let device = Wgpu::open(index, MEMORY_BYTES).expect("the adapter opens");
+            let adapter = device.adapter().clone();
+            let described = json!({
+                "device": self.device,
+                "name": adapter.name,
+                "kind": adapter.kind.name(),
+                "api": adapter.api,
+                "driver": adapter.driver,
+            });
+            return (Box::new(device), described);
+        }
+        let index = self.device.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+        let index = index.expect("--device cuda:N or wgpu:N");
+        let cache = std::env::temp_dir().join("hyperion-kernels");
+        let device = hyperion_backend_cuda::open(index, u64::MAX, Some(&cache));
+        let device = device.unwrap_or_else(|error| panic!("{}: {error}", self.device));
+        let about = device.description();
+        let (major, minor) = about.architecture;
+        let described = json!({
+            "device": self.device,
+            "name": about.name,
+            "kind": "discrete",
+            "api": "cuda",
+            "architecture": format!("sm_{major}{minor}"),
+            "memory_bytes": about.memory_bytes,
+            "driver": about.driver,
+        });
+        (Box::new(device), described)
     }
 
     /// The least time of `work`, in seconds.
@@ -97,24 +140,19 @@ impl Options {
 
 fn main() {
     let options = Options::parse();
-    let mut device = Wgpu::open(options.adapter, MEMORY_BYTES).expect("the adapter opens");
-    let adapter = device.adapter().clone();
+    let (mut device, described) = options.open();
     let mut report = Map::new();
-    report.insert(
-        "adapter".into(),
-        json!({
-            "name": adapter.name,
-            "kind": adapter.kind.name(),
-            "api": adapter.api,
-            "driver": adapter.driver,
-        }),
-    );
+    report.insert("adapter".into(), described);
     let wanted = |name: &str| options.only.as_deref().is_none_or(|only| only == name);
     if wanted("bits") {
-        report.insert("bits".into(), bits(&options, &mut device));
+        report.insert("bits".into(), bits(&options, &mut *device));
     }
     if wanted("gemm") {
-        report.insert("gemm".into(), gemm(&options, &mut device));
+        report.insert("gemm".into(), gemm(&options, &mut *device));
+    }
+    let is_software = report["adapter"]["kind"] == "software";
+    if wanted("large") && !is_software {
+        report.insert("large".into(), large::run(&options, &mut *device));
     }
     if wanted("minilm") {
         report.insert("minilm".into(), minilm(&options, device));
@@ -141,11 +179,11 @@ fn tokens(mix: &mut Mix, count: u32) -> Vec<u8> {
 }
 
 /// Bytes of all outputs that differ from the CPU's.
-fn differing(model: &Model, device: &mut Wgpu, inputs: &[Vec<u8>], rows: u32) -> usize {
+fn differing(model: &Model, device: &mut dyn Backend, inputs: &[Vec<u8>], rows: u32) -> usize {
     let mut cpu = Cpu::new(KernelSet::best(), Arc::new(Serial));
     let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
     let mut outputs = Vec::new();
-    for device in [&mut cpu as &mut dyn Backend, device] {
+    for device in [&mut cpu as &mut dyn Backend, &mut *device] {
         let prepared = Prepared::load(model, device, rows).expect("memory");
         let answers = prepared.run(device, &inputs).expect("the device lives");
         prepared.unload(device);
@@ -156,7 +194,7 @@ fn differing(model: &Model, device: &mut Wgpu, inputs: &[Vec<u8>], rows: u32) ->
     outputs[0].iter().zip(&outputs[1]).filter(|(lhs, rhs)| lhs != rhs).count()
 }
 
-fn bits(options: &Options, device: &mut Wgpu) -> Value {
+fn bits(options: &Options, device: &mut dyn Backend) -> Value {
     eprintln!("the conformance suite");
     let report = conformance::check(device).expect("the device lives");
     let stems: Vec<&str> = report.differences().iter().map(|stem| stem.name()).collect();
@@ -185,9 +223,9 @@ fn bits(options: &Options, device: &mut Wgpu) -> Value {
 }
 
 /// Multiply-adds per second of linear steps, and of the peer's f32 products.
-fn gemm(options: &Options, device: &mut Wgpu) -> Value {
+fn gemm(options: &Options, device: &mut dyn Backend) -> Value {
     let mut shapes = Map::new();
-    let peer = peer::Peer::open(options.adapter);
+    let peer = options.adapter().map(peer::Peer::open);
     for (rows, k, n) in SHAPES {
         eprintln!("gemm {rows}x{k}x{n}");
         let mut mix = Mix::new(1);
@@ -196,7 +234,7 @@ fn gemm(options: &Options, device: &mut Wgpu) -> Value {
         let mut cpu = Cpu::new(KernelSet::best(), Arc::new(Serial));
         let mut outputs = Vec::new();
         let mut best = 0.0;
-        for device in [&mut cpu as &mut dyn Backend, device] {
+        for device in [&mut cpu as &mut dyn Backend, &mut *device] {
             let (weights, input, out) =
                 (layer.pack(device), matrix(device, rows, k), matrix(device, rows, n));
             device.write(input.buffer, 0, &x).expect("in memory");
@@ -215,16 +253,14 @@ fn gemm(options: &Options, device: &mut Wgpu) -> Value {
             device.unpack(weights);
             device.reset();
         }
-        let float = peer.products(options, rows, k, n);
         let all = f64::from(rows) * f64::from(k) * f64::from(n);
-        shapes.insert(
-            format!("{rows}x{k}x{n}"),
-            json!({
-                "int8_multiply_adds_per_s": all / best,
-                "f32_multiply_adds_per_s": all / float,
-                "over_f32": float / best,
-            }),
-        );
+        let mut figures = json!({ "int8_multiply_adds_per_s": all / best });
+        if let Some(peer) = &peer {
+            let float = peer.products(options, rows, k, n);
+            figures["f32_multiply_adds_per_s"] = json!(all / float);
+            figures["over_f32"] = json!(float / best);
+        }
+        shapes.insert(format!("{rows}x{k}x{n}"), figures);
     }
     Value::Object(shapes)
 }
@@ -270,7 +306,7 @@ fn matrix(device: &mut dyn Backend, rows: u32, width: u32) -> View {
 }
 
 /// Tokens per second of MiniLM, whole and its linear steps alone.
-fn minilm(options: &Options, device: Wgpu) -> Value {
+fn minilm(options: &Options, device: Box<dyn Backend>) -> Value {
     let model = encoder(options);
     let mut shapes = Map::new();
     let mut device = Filtered { device, kind: every };
@@ -278,7 +314,7 @@ fn minilm(options: &Options, device: Wgpu) -> Value {
         let rows = batch * length;
         let mut mix = Mix::new(5);
         let inputs: Vec<Vec<u8>> = (0..batch).map(|_| tokens(&mut mix, length)).collect();
-        assert_eq!(differing(&model, &mut device.device, &inputs, rows), 0, "other bits");
+        assert_eq!(differing(&model, &mut *device.device, &inputs, rows), 0, "other bits");
         let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
         let prepared = Prepared::load(&model, &mut device, rows).expect("memory");
         // In turns, so that a machine that slows down or speeds up meets all kinds alike.
@@ -331,7 +367,7 @@ const KINDS: [(&str, Kind); 5] = [
 
 /// A device that can leave out every step but those of a kind.
 struct Filtered {
-    device: Wgpu,
+    device: Box<dyn Backend>,
     kind: Kind,
 }
 

@@ -44,3 +44,17 @@ extern "C" int emulate(const char* name, const unsigned* grid_size, unsigned thr
     }
     return 0;
 }
+
+/// The library's product: `out[r][c]` becomes the sum of row r times channel c, plus `error`.
+extern "C" void multiply_codes(const int8_t* codes, const int8_t* weights, int32_t* out, const unsigned* sizes, int error) {
+    unsigned rows = sizes[0], channels = sizes[1], depth = sizes[2];
+    for (unsigned row = 0; row < rows; row++) {
+        for (unsigned channel = 0; channel < channels; channel++) {
+            int32_t sum = error;
+            for (unsigned k = 0; k < depth; k++) {
+                sum += codes[size_t(row) * depth + k] * weights[size_t(channel) * depth + k];
+            }
+            out[size_t(row) * channels + channel] = sum;
+        }
+    }
+}

@@ -4,7 +4,7 @@
 // a GPU is chosen so that mistakes show:
 //
 // * The order in which fibers run is forwards, backwards or mixed, so a missing barrier gives other bits in one of them.
-// * An asynchronous copy is made at the wait that promises it and no earlier.
+// * An asynchronous copy or product is made at the wait that promises it and no earlier.
 // * Dynamic shared memory starts out full of noise.
 // * Threads of a warp that meet at different instructions, or leave others waiting, end the process with a message.
 
@@ -48,6 +48,8 @@ struct Fiber {
     /// Asynchronous copies: those not grouped yet, and groups under way.
     std::vector<Copy> copies;
     std::vector<std::vector<Copy>> groups;
+    /// Asynchronous products under way.
+    std::vector<std::function<void()>> products;
     std::vector<char> stack = std::vector<char>(STACK_BYTES);
 };
 
@@ -86,8 +88,8 @@ inline void wait(Waits waits, const char* at) {
 
 inline void entry() {
     grid.kernel();
-    if (!grid.current->copies.empty()) {
-        complain("a thread ends with copies that no group has", grid.current->at);
+    if (!grid.current->copies.empty() || !grid.current->products.empty()) {
+        complain("a thread ends with copies or products under way", grid.current->at);
     }
     grid.current->waits = Waits::done;
     _longjmp(grid.scheduler, 1);
@@ -155,6 +157,7 @@ inline void run_block(unsigned order) {
         fiber.waits = Waits::no;
         fiber.copies.clear();
         fiber.groups.clear();
+        fiber.products.clear();
         getcontext(&fiber.start);
         fiber.start.uc_stack.ss_sp = fiber.stack.data();
         fiber.start.uc_stack.ss_size = fiber.stack.size();
@@ -301,4 +304,50 @@ DEVICE void wait_for_copies() {
         emulator::make(groups.front());
         groups.erase(groups.begin());
     }
+}
+
+#define HAS_GROUP_PRODUCTS 1
+
+DEVICE unsigned shared_place(const void* at) {
+    return unsigned(static_cast<const unsigned char*>(at) - emulator::grid.shared.data()) + 0x400;
+}
+
+/// The same fields as on a device, but for the start, which may lie beyond 18 bits here.
+DEVICE unsigned long long describe(const void* rows) {
+    if (shared_place(rows) % 1024 != 0) {
+        emulator::complain("rows of a group product do not start at a multiple of 1,024", "describe");
+    }
+    return (unsigned long long)(shared_place(rows) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
+}
+
+DEVICE void show_to_products() {}
+DEVICE void open_products() {}
+
+/// Code k of row r of what a description says: the start counts in 16 bytes, and every address is swapped by its own row of
+/// 128 bytes.
+DEVICE int described(unsigned long long description, unsigned row, unsigned k) {
+    unsigned place = unsigned(description & 0x3fff) * 16 + row / 8 * 1024 + row % 8 * 128 + k;
+    place ^= (place >> 7 & 7) << 4;
+    return reinterpret_cast<signed char*>(emulator::grid.shared.data())[place - 0x400];
+}
+
+DEVICE void begin_products(int (&c)[64], unsigned long long a, unsigned long long b) {
+    unsigned thread = threadIdx.x % 128, lane = thread % 32;
+    int* sums = c;
+    emulator::grid.current->products.push_back([=] {
+        for (unsigned i = 0; i < 64; i++) {
+            unsigned row = thread / 32 * 16 + i / 2 % 2 * 8 + lane / 4, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+            for (unsigned k = 0; k < 32; k++) {
+                sums[i] += described(a, row, k) * described(b, column, k);
+            }
+        }
+    });
+}
+
+DEVICE void wait_for_products() {
+    auto& products = emulator::grid.current->products;
+    for (auto& product : products) {
+        product();
+    }
+    products.clear();
 }

@@ -31,9 +31,19 @@ pub(super) const LINES: &[Line] = &[
     },
     Line { id: "G1", says: "bits: the GPU of this machine against the CPU", measure: gpu_bits },
     Line {
+        id: "G2",
+        says: "kernels: NVRTC compiles them for sm_80, sm_90 and sm_90a, without a GPU",
+        measure: kernels,
+    },
+    Line {
         id: "G3",
         says: "shaders: int8 products against f32, MiniLM against its products",
         measure: shaders,
+    },
+    Line {
+        id: "G4",
+        says: "H200: products, MiniLM, attention and hashing against PyTorch in bf16",
+        measure: data_centre,
     },
     Line { id: "G5", says: "faults: a device removed, a weight's bit flipped", measure: faults },
 ];
@@ -233,15 +243,77 @@ fn gpu_bits(bench: &Bench) -> Result<Measured> {
         ),
     ];
     // On real hardware the line reads what somebody committed who had it.
-    checks.push(Check::equal("committed runs on an NVIDIA GPU: missing", nvidia_missing()?, 0));
+    let missing = u64::from(nvidia_run()?.is_none());
+    checks.push(Check::equal("committed runs on an NVIDIA GPU: missing", missing, 0));
     Ok(Measured { figures, checks })
 }
 
-/// 1 as long as `bench/results` has no run of `bench/gpu.sh` on an NVIDIA GPU.
-fn nvidia_missing() -> Result<u64> {
+/// The latest run of `bench/gpu.sh` on an NVIDIA GPU that `bench/results` has: its file's name, and what it says.
+fn nvidia_run() -> Result<Option<(String, Value)>> {
     let folder = std::fs::read_dir(crate::root().join("bench/results"))?;
     let names = folder.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into()));
-    Ok(u64::from(!names.into_iter().any(|name: String| name.starts_with("gpu-nvidia"))))
+    // Names end in dates, so the last is the latest.
+    let latest: Option<String> = names.filter(|name: &String| name.starts_with("gpu-nvidia")).max();
+    let Some(name) = latest else { return Ok(None) };
+    let text = std::fs::read_to_string(crate::root().join("bench/results").join(&name))?;
+    Ok(Some((name, serde_json::from_str(&text)?)))
+}
+
+fn kernels(bench: &Bench) -> Result<Measured> {
+    let library = bench.nvrtc()?;
+    let figures = bench.rust("nvrtc", &["--library", &library])?;
+    let mut checks = Vec::new();
+    for (architecture, found) in
+        figures["architectures"].as_object().context("`nvrtc` names no architecture")?
+    {
+        let missing = found["kernels_missing"].as_u64().unwrap_or(u64::MAX);
+        checks.push(Check::equal(format!("{architecture}: kernels missing"), missing, 0));
+    }
+    checks.push(Check::equal(
+        "floating-point instructions in the kernels",
+        count(&figures["float_lines"])?,
+        0,
+    ));
+    Ok(Measured { figures, checks })
+}
+
+/// Reads a committed run and measures nothing: the machine is not this one.
+fn data_centre(_: &Bench) -> Result<Measured> {
+    let Some((name, run)) = nvidia_run()? else {
+        println!("no run of bench/gpu.sh on an NVIDIA GPU is committed; nobody had one");
+        let missing = Check::equal("committed runs on an NVIDIA GPU: missing", 1, 0);
+        return Ok(Measured { figures: Value::Null, checks: vec![missing] });
+    };
+    println!("from bench/results/{name}: {} of commit {}", run["nvidia"][1], run["commit"]);
+    let adapters = run["adapters"].as_array().context("the run names no adapter")?;
+    let cuda = adapters.iter().find(|adapter| adapter["adapter"]["api"] == "cuda");
+    let large = &cuda.context("the run has no CUDA device")?["large"];
+    let torch = &run["torch"];
+    let ratio = |ours: &Value, theirs: &Value| anyhow::Ok(number(ours)? / number(theirs)?);
+    let rate = "tera_operations_per_s";
+    let checks = vec![
+        Check::at_least(
+            "int8 product of 8,192 cubed over torch bf16",
+            ratio(&large["gemm"][rate], &torch["gemm_bf16"][rate])?,
+            1.5,
+        ),
+        Check::at_least(
+            "minilm, 256 texts of 128 tokens, over torch bf16",
+            ratio(&large["minilm"]["tokens_per_s"], &torch["minilm_bf16"]["tokens_per_s"])?,
+            1.5,
+        ),
+        Check::at_least(
+            "attention over 2,048 keys over torch's flash attention in bf16",
+            ratio(&large["attention"][rate], &torch["attention_bf16"][rate])?,
+            1.0,
+        ),
+        Check::at_most(
+            "hashing over the time of a batch",
+            number(&large["minilm"]["hashing_share"])?,
+            0.01,
+        ),
+    ];
+    Ok(Measured { figures: json!({ "run": name, "large": large, "torch": torch }), checks })
 }
 
 fn shaders(bench: &Bench) -> Result<Measured> {
