@@ -2,7 +2,8 @@
 //!
 //! Start with [`claim`] (what is asked and what is signed) and [`receipt`] (the file that proves a claim logged). A
 //! receipt stands on [`log`] (RFC 6962) and [`note`] (signed checkpoints); [`state`] and [`commit`] tie a block's
-//! state to the log, [`manifest`] is what a chain knows of a model, [`tensor`] opens single tiles of a tensor.
+//! state to the log, [`manifest`] is what a chain knows of a model, [`tensor`] opens single tiles of a tensor,
+//! [`attach`] is a worker's proof of its key.
 //! Nothing here does I/O, reads a clock or runs a model; without the feature `std` it needs `alloc` only.
 #![cfg_attr(not(feature = "std"), no_std)]
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@
 extern crate alloc;
 
 pub mod abi;
+pub mod attach;
 mod bytes;
 pub mod claim;
 pub mod commit;
