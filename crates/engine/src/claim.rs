@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use hyperion_primitives::{B256, output_hash};
-use hyperion_verify::{Claim, Domain, SignedClaim};
+use hyperion_model::Tensor;
+use hyperion_primitives::{Address, B256, output_hash};
+use hyperion_verify::{Claim, Domain, Manifest, SignedClaim};
 
-use crate::{Answer, Clock, SignError, Signer, machine::ToSign, registry::Registry};
+use crate::{
+    Answer, Clock, Content, Job, SignError, Signer,
+    machine::{Ask, ToSign},
+    registry::Registry,
+};
 
 /// What every claim of a worker needs.
 pub(crate) struct Notary {
@@ -22,24 +27,13 @@ impl Notary {
         models: &Registry,
         clock: &dyn Clock,
     ) -> Result<Answer, SignError> {
-        let manifest = models.models()[to_sign.model].manifest();
-        let in_tokens = to_sign.rows;
-        let macs = manifest.macs(in_tokens, 0);
-        let claim = Claim {
-            request_id: to_sign.ask.id,
-            model_id: to_sign.content.model,
-            input_hash: to_sign.content.input_hash,
-            output_hash: output_hash(&[to_sign.output.root()]),
-            sampling_hash: to_sign.content.sampling_hash,
-            seed: to_sign.content.seed,
-            trace_root: B256::ZERO,
-            in_tokens,
-            out_tokens: 0,
-            macs: macs.expect("the manifest accepted this input when the job was made"),
-            challenge_until: clock.unix_s().saturating_add(self.window_s),
-            tier: to_sign.ask.request.tier,
-            worker: self.signer.address(),
-        };
+        let claim = statement(
+            &to_sign.ask,
+            to_sign.content,
+            (models.models()[to_sign.model].manifest(), to_sign.rows),
+            output_hash(&[to_sign.output.root()]),
+            (self.signer.address(), clock.unix_s().saturating_add(self.window_s)),
+        );
         let digest = claim.digest(&self.domain);
         let signature = self.signer.sign(digest.0)?;
         Ok(Answer {
@@ -49,5 +43,51 @@ impl Notary {
             digest,
             replayed: false,
         })
+    }
+
+    /// Builds and signs the claim that `output` answers `job`.
+    pub(crate) fn sign(
+        &self,
+        models: &Registry,
+        job: &Job,
+        output: &Tensor,
+        challenge_until: u64,
+    ) -> Result<SignedClaim, SignError> {
+        let claim = statement(
+            &job.ask,
+            job.work.content,
+            (models.models()[job.work.model].manifest(), job.work.rows),
+            output.output_hash(),
+            (self.signer.address(), challenge_until),
+        );
+        let signature = self.signer.sign(claim.digest(&self.domain).0)?;
+        Ok(SignedClaim { claim, signature })
+    }
+}
+
+/// The one claim that a worker can make about an input of so many rows and an output; the worker and until when it can
+/// be challenged are its own.
+pub(crate) fn statement(
+    ask: &Ask,
+    content: Content,
+    (manifest, rows): (&Manifest, u32),
+    output_hash: B256,
+    (worker, challenge_until): (Address, u64),
+) -> Claim {
+    let macs = manifest.macs(rows, 0);
+    Claim {
+        request_id: ask.id,
+        model_id: content.model,
+        input_hash: content.input_hash,
+        output_hash,
+        sampling_hash: content.sampling_hash,
+        seed: content.seed,
+        trace_root: B256::ZERO,
+        in_tokens: rows,
+        out_tokens: 0,
+        macs: macs.expect("the manifest accepted this input when the job was made"),
+        challenge_until,
+        tier: ask.request.tier,
+        worker,
     }
 }

@@ -39,6 +39,10 @@ pub struct EngineConfig {
     pub lease_us: u64,
     /// Microseconds of idleness after which a device answers a known question again. Default 60 s.
     pub probe_us: u64,
+    /// Workers on other hosts that may be known at once, attached or gone for a while. Default 0: none may attach.
+    pub workers_max: usize,
+    /// Microseconds after which a worker that says nothing loses a job; its heartbeats renew them. Default 30 s.
+    pub worker_lease_us: u64,
     /// Whether a device has to pass the whole conformance suite before it serves, and after every fault. Default
     /// yes; without it known questions are asked all the same. Tests over the definitions themselves may leave it
     /// out, since it takes the definitions a second or two.
@@ -60,6 +64,8 @@ impl Default for EngineConfig {
             challenge_window_s: 7 * 24 * 3600,
             lease_us: 120_000_000,
             probe_us: 60_000_000,
+            workers_max: 0,
+            worker_lease_us: 30_000_000,
             suite: true,
         }
     }

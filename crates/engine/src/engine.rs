@@ -15,20 +15,20 @@ use hyperion_ops::Backend;
 use hyperion_primitives::{
     Address, B256, ClaimDigest, ModelId, RequestId, input_hash, tensor_root,
 };
-use hyperion_verify::{Domain, Request, claim::TIER_MAX};
+use hyperion_verify::{Domain, Request, SignedClaim, claim::TIER_MAX};
 use parking_lot::Mutex;
 
 use crate::{
     ClaimSink, Class, Clock, Content, DeviceStats, EngineConfig, EngineError, EngineStats,
     Evidence, Failure, InferError, Invalid, Job, ModelInfo, ModelStats, OnBatch, OnDone, OnLogged,
-    Pushback, Registry, RequestStatus, Signer, Unready,
+    OnOutput, Pushback, Registry, RequestStatus, SignError, Signer, Unready,
     claim::Notary,
     machine::{Ask, Machine, Submitted, TicketId, Waiter, Work},
     memo::Memo,
     outbox::Outbox,
     placement::{Placement, place},
     shell::{FINISHER_BATCHES, Shell, ToFinisher},
-    worker::{KnownAnswers, Worker},
+    worker::Worker,
 };
 
 /// Seconds that a request without a deadline of its own gets.
@@ -80,7 +80,7 @@ pub struct Drained {
 /// Admission, queue, batches, devices, answers. Cheap to clone; the last clone to go stops the threads.
 #[derive(Clone)]
 pub struct Engine {
-    shell: Arc<Shell>,
+    pub(crate) shell: Arc<Shell>,
     /// Per model: what is known of it before it runs.
     facts: Arc<[ModelFacts]>,
     _threads: Arc<Threads>,
@@ -138,7 +138,7 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// When there is no device, none came into service, or the system gives no threads.
+    /// When there is no device and no worker may attach, no device came into service, or the system gives no threads.
     pub fn new(
         config: EngineConfig,
         models: Registry,
@@ -176,7 +176,7 @@ impl Engine {
             held.map(|(held, (rows, _))| held.then_some(*rows)).collect::<Vec<_>>()
         };
         let devices = devices.into_iter().zip(placement.holds.iter().map(rows)).collect();
-        let threads = Threads::start(&shell, devices, batches, config.suite)?;
+        let threads = Threads::start(&shell, devices, batches, &config)?;
         Ok(Self { shell, facts: facts.into(), _threads: Arc::new(threads) })
     }
 
@@ -188,6 +188,11 @@ impl Engine {
     /// Whose claims these are.
     pub fn worker(&self) -> Address {
         self.shell.notary.signer.address()
+    }
+
+    /// Signs with the worker's key.
+    pub fn signer(&self) -> &dyn Signer {
+        &*self.shell.notary.signer
     }
 
     /// Every registered model, in the order of registration.
@@ -204,11 +209,14 @@ impl Engine {
         let (model, facts) = (&self.shell.models.models()[index], &self.facts[index]);
         let (served, draining) =
             self.shell.look(|machine| (machine.is_served(index), machine.is_draining()));
+        let here = !self.shell.bells.is_empty();
         let ready = match facts.unfit {
-            Some(unready) => Err(unready),
-            None if draining => Err(Unready::Draining),
-            None if !served => Err(Unready::NoDevice),
-            None => Ok(()),
+            Some(Unready::Generator) => Err(Unready::Generator),
+            // A worker on another host may have the room that no device has.
+            Some(unready) if !served && here => Err(unready),
+            _ if draining => Err(Unready::Draining),
+            _ if !served => Err(Unready::NoDevice),
+            _ => Ok(()),
         };
         ModelInfo {
             aliases: facts.aliases.clone(),
@@ -262,7 +270,7 @@ impl Engine {
         }
         let id = request.id(&self.shell.notary.domain);
         work.content.seed = request.seed(id, None).expect("mode 0 without entropy has a seed");
-        Ok(Job { ask: Ask { id, request }, work })
+        Ok(Job { ask: Ask { id, request, signature: None }, work })
     }
 
     /// Checks an input and hashes it.
@@ -293,15 +301,45 @@ impl Engine {
     ///
     /// When the job is not taken; `on_done` is then dropped uncalled.
     pub fn submit(&self, job: Job, on_done: OnDone) -> Result<Ticket, Pushback> {
+        let (ask, work) = self.timed(job);
+        let id = self.put(Some(ask), work, Waiter::Answer(on_done))?;
+        Ok(Ticket { shell: Arc::clone(&self.shell), id })
+    }
+
+    /// Takes a job of which only the output is wanted; [`claim`](Self::claim) makes a claim of it.
+    ///
+    /// # Errors
+    ///
+    /// When the job is not taken; `on_output` is then dropped uncalled.
+    pub fn compute(&self, job: Job, on_output: OnOutput) -> Result<Ticket, Pushback> {
+        let (_, work) = self.timed(job);
+        let id = self.put(None, work, Waiter::Output(on_output))?;
+        Ok(Ticket { shell: Arc::clone(&self.shell), id })
+    }
+
+    /// Signs that `output` answers `job`. Whoever calls this vouches for it with the worker's key.
+    ///
+    /// # Errors
+    ///
+    /// When the key cannot be used.
+    pub fn claim(
+        &self,
+        job: &Job,
+        output: &Tensor,
+        challenge_until: u64,
+    ) -> Result<SignedClaim, SignError> {
+        self.shell.notary.sign(&self.shell.models, job, output, challenge_until)
+    }
+
+    /// The request's own deadline in this clock: no answer is wanted after it.
+    fn timed(&self, job: Job) -> (Ask, Work) {
         let Job { ask, mut work } = job;
-        // The request's own deadline in this clock: no answer is wanted after it.
         let clock = &self.shell.clock;
         let left_us = ask.request.deadline.saturating_sub(clock.unix_s()).saturating_mul(1_000_000);
         let own_us = clock.now_us().saturating_add(left_us);
         work.deadline_us =
             Some(work.deadline_us.map_or(own_us, |deadline_us| deadline_us.min(own_us)));
-        let id = self.put(Some(ask), work, Waiter::Answer(on_done))?;
-        Ok(Ticket { shell: Arc::clone(&self.shell), id })
+        (ask, work)
     }
 
     /// Submits, and has claims made of what is known.
@@ -324,6 +362,16 @@ impl Engine {
             }
             Submitted::Replayed => None,
         })
+    }
+
+    /// As [`infer_now`](Self::infer_now), but anew also where the output is remembered.
+    ///
+    /// # Errors
+    ///
+    /// As [`infer_now`](Self::infer_now).
+    pub fn recompute_now(&self, model: ModelId, input: &[u8]) -> Result<Arc<Tensor>, InferError> {
+        self.shell.memo.remove(&self.work(model, input.into(), Class::Free)?.content);
+        self.infer_now(model, input)
     }
 
     /// Runs one input through the same queue, class free, without a claim, and waits for the output. Not to
@@ -446,6 +494,11 @@ impl Engine {
         Drained { finished: before.saturating_sub(cut + running), cut, running, unlogged }
     }
 
+    /// Microseconds for which a worker on another host holds a job without a word.
+    pub fn worker_lease_us(&self) -> u64 {
+        self.shell.look(Machine::worker_lease_us)
+    }
+
     /// Counters and depths, now.
     pub fn stats(&self) -> EngineStats {
         EngineStats {
@@ -477,7 +530,7 @@ impl Threads {
         shell: &Arc<Shell>,
         devices: Vec<Equipped>,
         batches: Receiver<ToFinisher>,
-        suite: bool,
+        config: &EngineConfig,
     ) -> Result<Self, EngineError> {
         let mut threads =
             Self { shell: Arc::clone(shell), devices: Vec::new(), others: Vec::new() };
@@ -494,12 +547,10 @@ impl Threads {
         threads
             .others
             .push(spawn("dispatcher".to_owned(), Box::new(move || dispatching.dispatcher()))?);
-        let known = Arc::new(KnownAnswers::default());
         let count = devices.len();
         let (tested, tests) = sync_channel(count.max(1));
         for (index, (backend, rows)) in devices.into_iter().enumerate() {
-            let worker =
-                Worker::new(Arc::clone(shell), index, backend, rows, Arc::clone(&known), suite);
+            let worker = Worker::new(Arc::clone(shell), index, backend, rows, config.suite);
             let tested = tested.clone();
             threads
                 .devices
@@ -507,7 +558,8 @@ impl Threads {
         }
         drop(tested);
         let outcomes: Vec<Result<(), String>> = tests.iter().take(count).collect();
-        if outcomes.iter().any(Result::is_ok) {
+        let waits_for_workers = count == 0 && config.workers_max > 0;
+        if outcomes.iter().any(Result::is_ok) || waits_for_workers {
             return Ok(threads);
         }
         let reasons: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hyperion_model::Tensor;
-use hyperion_primitives::{ClaimDigest, RequestId};
+use hyperion_primitives::{B256, ClaimDigest, RequestId};
 use hyperion_verify::{InputError, Request, SignedClaim};
 
 use crate::{
@@ -73,6 +73,11 @@ impl Job {
         self.work.rows
     }
 
+    /// The seed of the run, by the request's rule.
+    pub const fn seed(&self) -> B256 {
+        self.work.content.seed
+    }
+
     /// Elements of the input, little-endian: what the request's input hash covers.
     pub fn input(&self) -> &[u8] {
         &self.work.input
@@ -82,6 +87,13 @@ impl Job {
     #[must_use]
     pub const fn class(mut self, class: Class) -> Self {
         self.work.class = class;
+        self
+    }
+
+    /// The same job with the requester's signature, which whoever runs it elsewhere asks for. It is not checked here.
+    #[must_use]
+    pub const fn signature(mut self, signature: Option<[u8; 65]>) -> Self {
+        self.ask.signature = signature;
         self
     }
 

@@ -4,6 +4,7 @@
 //! around it; `docs/engine.md` tells it in order.
 #![deny(unsafe_code)]
 
+mod attach;
 mod batch;
 mod bell;
 mod claim;
@@ -12,6 +13,7 @@ mod config;
 mod engine;
 mod error;
 mod job;
+mod known;
 pub mod machine;
 mod memo;
 mod outbox;
@@ -24,11 +26,14 @@ mod sign;
 mod stats;
 mod worker;
 
+pub use attach::{Attachment, Breach, OnWake, Outcome};
 pub use batch::{has_room, is_due};
 pub use clock::{Clock, ManualClock};
 pub use config::{BatchLimits, EngineConfig};
 pub use engine::{Drained, Engine, Ticket};
 pub use error::EngineError;
+pub use hyperion_model::Tensor;
+pub use hyperion_ops::{DeviceInfo, DeviceKind, OPSET};
 pub use job::{
     Answer, Class, Failure, InferError, Invalid, Job, KeyId, LogPlace, OnBatch, OnDone, OnLogged,
     OnOutput, Pushback, RequestStatus,

@@ -38,9 +38,13 @@ mod admit;
 mod device;
 mod ending;
 mod lease;
+mod remote;
 
 pub use device::{DeviceIndex, RETEST_MS, Take};
 pub use lease::{Batch, BatchJob, Dispute, Evidence, Finished, LeaseId, ToSign};
+pub use remote::{
+    Arrival, AttachRefused, Delivered, End, Fault, Leased, Order, Seat, WORKER_JOBS_MAX,
+};
 
 use device::Device;
 use lease::Lease;
@@ -74,6 +78,8 @@ pub struct Ask {
     pub id: RequestId,
     /// Every field filled.
     pub request: Request,
+    /// The requester's, if there is a requester: a worker on another host asks for it.
+    pub signature: Option<[u8; 65]>,
 }
 
 impl Ask {
@@ -219,6 +225,16 @@ impl Record {
     fn is_abandoned(&self) -> bool {
         self.waits.is_empty() && !self.ask.as_ref().is_some_and(|ask| ask.is_signed())
     }
+
+    /// Whether a worker on another host may run it: one that gets a claim, and of nobody in particular.
+    fn travels(&self) -> bool {
+        travels(self.ask.as_deref())
+    }
+}
+
+/// Whether work under this request may go to another host. A worker signs for requests alone, so a block's calls stay.
+fn travels(ask: Option<&Ask>) -> bool {
+    ask.is_some_and(|ask| ask.request.worker.is_zero())
 }
 
 #[derive(Debug, Default)]
@@ -240,12 +256,16 @@ pub struct Machine {
     keep_us: u64,
     lease_us: u64,
     probe_us: u64,
+    workers_max: usize,
+    worker_lease_us: u64,
     models: Vec<ModelState>,
     devices: Vec<Device>,
     jobs: HashMap<JobKey, Record>,
     by_request: HashMap<RequestId, JobKey>,
     by_claim: HashMap<ClaimDigest, JobKey>,
     leases: BTreeMap<LeaseId, Lease>,
+    /// When workers' leases end, and when those that have ended are forgotten.
+    lease_ends: BTreeSet<(u64, LeaseId)>,
     deadlines: BTreeSet<(u64, JobKey, u64)>,
     /// Ended jobs with a request, in the order they ended.
     kept: VecDeque<(u64, JobKey)>,
@@ -298,12 +318,15 @@ impl Machine {
             keep_us: config.keep_s.saturating_mul(1_000_000),
             lease_us: config.lease_us,
             probe_us: config.probe_us,
+            workers_max: config.workers_max,
+            worker_lease_us: config.worker_lease_us,
             models,
             devices: holds.into_iter().map(Device::new).collect(),
             jobs: HashMap::new(),
             by_request: HashMap::new(),
             by_claim: HashMap::new(),
             leases: BTreeMap::new(),
+            lease_ends: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             kept: VecDeque::new(),
             evidence: VecDeque::new(),
@@ -356,7 +379,14 @@ impl Machine {
         }
         let nobody_waits = record.waits.is_empty();
         let is_queued = matches!(record.state, State::Queued);
+        let leased = match record.state {
+            State::Running(lease) if record.is_abandoned() => Some(lease),
+            _ => None,
+        };
         self.tell(wait.waiter, Err(why.clone()));
+        if let Some(lease) = leased {
+            self.call_off(lease);
+        }
         if nobody_waits && is_queued {
             self.leave_queue(job);
             self.fail(job, why, now_us);
@@ -371,6 +401,7 @@ impl Machine {
             self.end_wait(job, nth, &Failure::Deadline, now_us);
         }
         self.expire_devices(now_us);
+        self.expire_leases(now_us);
         self.let_go(now_us);
     }
 
@@ -505,6 +536,7 @@ impl Machine {
             stats.in_service = device.is_in_service();
             stats.reason = device.reason();
         }
+        self.count_workers(&mut stats);
         stats
     }
 }

@@ -12,6 +12,7 @@
 //! A submission wakes the device it needs directly, so a job on an idle engine crosses two threads.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -23,10 +24,12 @@ use std::{
 use parking_lot::Mutex;
 
 use crate::{
-    Clock,
+    Answer, Clock, SignError,
+    attach::OnWake,
     bell::Bell,
     claim::Notary,
-    machine::{Effects, Machine, ToSign},
+    known::{KnownAnswers, by_reference},
+    machine::{DeviceIndex, Dispute, Effects, Machine, ToSign},
     memo::Memo,
     outbox::Outbox,
     registry::Registry,
@@ -49,9 +52,12 @@ pub(crate) struct Shell {
     pub(crate) notary: Notary,
     pub(crate) memo: Memo,
     pub(crate) outbox: Outbox,
+    pub(crate) known: KnownAnswers,
     machine: Mutex<Machine>,
     /// One per device.
     pub(crate) bells: Vec<Bell>,
+    /// One per attached worker, by its place behind the devices.
+    remote_bells: Mutex<BTreeMap<DeviceIndex, OnWake>>,
     dispatcher: Bell,
     pub(crate) drained: Bell,
     finisher: SyncSender<ToFinisher>,
@@ -77,6 +83,8 @@ impl Shell {
             memo,
             outbox,
             machine: Mutex::new(machine),
+            known: KnownAnswers::default(),
+            remote_bells: Mutex::default(),
             bells: (0..devices).map(|_| Bell::default()).collect(),
             dispatcher: Bell::default(),
             drained: Bell::default(),
@@ -111,7 +119,10 @@ impl Shell {
 
     fn perform(&self, effects: Effects) {
         for device in effects.wake {
-            self.bells[device].ring();
+            match self.bells.get(device) {
+                Some(bell) => bell.ring(),
+                None => self.wake_remote(device),
+            }
         }
         if effects.timer {
             self.dispatcher.ring();
@@ -123,6 +134,22 @@ impl Shell {
         self.owing.fetch_sub(1, SeqCst);
         if effects.drained {
             self.drained.ring();
+        }
+    }
+
+    fn wake_remote(&self, device: DeviceIndex) {
+        let bell = self.remote_bells.lock().get(&device).map(Arc::clone);
+        if let Some(bell) = bell {
+            let _ = catch_unwind(AssertUnwindSafe(|| bell()));
+        }
+    }
+
+    /// From now on `bell` is rung for the worker at this place. The bell before it is rung once more, so that whoever
+    /// listens there learns that its seat is gone.
+    pub(crate) fn set_remote_bell(&self, device: DeviceIndex, bell: OnWake) {
+        let before = self.remote_bells.lock().insert(device, bell);
+        if let Some(before) = before {
+            before();
         }
     }
 
@@ -155,16 +182,36 @@ impl Shell {
         for to_sign in to_sign {
             let since_us = self.clock.now_us();
             let outcome = self.notary.claim(&to_sign, &self.models, &*self.clock).map(Arc::new);
-            let answer = outcome.as_ref().ok().map(Arc::clone);
-            let (is_for_log, effects) = self.decide(|machine, now_us| {
-                machine.signed(&to_sign, outcome, now_us.saturating_sub(since_us), now_us)
-            });
-            // Offered before anyone is told, so that the log never lags behind what callers know.
-            if let Some(answer) = answer.filter(|_| is_for_log) {
-                self.outbox.offer(answer);
-            }
-            self.perform(effects);
+            let took_us = self.clock.now_us().saturating_sub(since_us);
+            self.conclude(&to_sign, outcome, took_us);
         }
+    }
+
+    /// A claim was signed, here or by a worker on another host, or not.
+    pub(crate) fn conclude(
+        &self,
+        to_sign: &ToSign,
+        outcome: Result<Arc<Answer>, SignError>,
+        took_us: u64,
+    ) {
+        let answer = outcome.as_ref().ok().map(Arc::clone);
+        let (is_for_log, effects) =
+            self.decide(|machine, now_us| machine.signed(to_sign, outcome, took_us, now_us));
+        // Offered before anyone is told, so that the log never lags behind what callers know.
+        if let Some(answer) = answer.filter(|_| is_for_log) {
+            self.outbox.offer(answer);
+        }
+        self.perform(effects);
+    }
+
+    /// Lets the scalar reference decide between two outputs; takes as long as it does. The devices that gave them are
+    /// out of service meanwhile.
+    pub(crate) fn settle(&self, dispute: &Dispute) {
+        self.memo.remove(&dispute.content);
+        let model = &self.models.models()[dispute.model];
+        let truth = by_reference(model, &dispute.input).ok().map(Arc::new);
+        let to_sign = self.event(|machine, now_us| machine.verdict(dispute, truth, now_us));
+        self.finish(to_sign.into_iter().collect(), false);
     }
 
     /// The finisher's life.

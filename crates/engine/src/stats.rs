@@ -60,6 +60,12 @@ pub struct EngineStats {
     pub failed: u64,
     /// Times a device was lost.
     pub devices_lost: u64,
+    /// Leases of workers on other hosts that ended without a result.
+    pub leases_ended: u64,
+    /// Jobs that workers on other hosts hold now.
+    pub leases: u64,
+    /// Workers on other hosts that are attached now.
+    pub workers: u64,
     /// Results that differed from another device's for the same job.
     pub results_mismatch: u64,
     /// Bytes of inputs that wait now.

@@ -1,66 +1,19 @@
 //! A device's thread: test, load, and then batch after batch.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc::SyncSender},
 };
 
-use hyperion_model::{Model, ModelError, Prepared, Tensor};
-use hyperion_ops::{Backend, Reference, conformance};
-use hyperion_primitives::{Dtype, Mix};
-use parking_lot::Mutex;
+use hyperion_model::{ModelError, Prepared, Tensor};
+use hyperion_ops::{Backend, conformance};
 
 use crate::{
     Content,
-    machine::{Batch, DeviceIndex, Dispute, RETEST_MS, Take},
+    known::{guarded, question},
+    machine::{Batch, DeviceIndex, RETEST_MS, Take},
     shell::Shell,
 };
-
-/// Rows of a known question.
-const QUESTION_ROWS: u32 = 4;
-
-/// Known answers per model: what the first device said that had passed the whole suite.
-#[derive(Debug, Default)]
-pub(crate) struct KnownAnswers(Mutex<BTreeMap<usize, Tensor>>);
-
-impl KnownAnswers {
-    /// Whether `answer` is the known one; the first answer becomes it.
-    fn agrees(&self, model: usize, answer: Tensor) -> bool {
-        let mut known = self.0.lock();
-        match known.get(&model) {
-            Some(known) => *known == answer,
-            None => {
-                known.insert(model, answer);
-                true
-            }
-        }
-    }
-}
-
-/// The question whose answer a device has to know: a few rows that exercise the whole program.
-fn question(model: &Model) -> Vec<u8> {
-    let manifest = model.manifest();
-    let rows = manifest.rows_max.min(QUESTION_ROWS);
-    let mut mix = Mix::new(0x6879_7065);
-    let elements = rows * manifest.input_width;
-    let element = |_| match manifest.input_dtype {
-        Dtype::U32 => (mix.below(manifest.vocabulary.max(1).into()) as u32).to_le_bytes(),
-        _ => mix.i32(18).to_le_bytes(),
-    };
-    (0..elements).flat_map(element).collect()
-}
-
-/// Runs `work` and turns a panic into the words it left.
-fn guarded<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    let said = |panic: Box<dyn Any + Send>| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-    };
-    catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|panic| Err(format!("the device's thread panicked: {}", said(panic))))
-}
 
 pub(crate) struct Worker {
     shell: Arc<Shell>,
@@ -69,7 +22,6 @@ pub(crate) struct Worker {
     /// Per model that this device has room for: rows of its batches.
     rows: Vec<Option<u32>>,
     loaded: BTreeMap<usize, Prepared>,
-    known: Arc<KnownAnswers>,
     /// Whether the whole suite is part of the test.
     suite: bool,
 }
@@ -80,10 +32,9 @@ impl Worker {
         device: DeviceIndex,
         backend: Box<dyn Backend>,
         rows: Vec<Option<u32>>,
-        known: Arc<KnownAnswers>,
         suite: bool,
     ) -> Self {
-        Self { shell, device, backend, rows, loaded: BTreeMap::new(), known, suite }
+        Self { shell, device, backend, rows, loaded: BTreeMap::new(), suite }
     }
 
     /// The thread's life. `first` hears how the first test went.
@@ -162,7 +113,7 @@ impl Worker {
             let answers = prepared.run(&mut *self.backend, &[&question(model)]);
             let answer = answers.map_err(|error| error.to_string())?.into_iter().next();
             let answer = answer.ok_or("a run of one input gave no output")?;
-            if !self.known.agrees(*index, answer) {
+            if !self.shell.known.agrees(*index, answer) {
                 return Err(format!(
                     "the device gives another answer to the known question of {}",
                     model.id()
@@ -195,7 +146,7 @@ impl Worker {
         };
         shell.finish(finished.to_sign, !finished.more);
         for dispute in &finished.disputes {
-            self.settle(dispute);
+            shell.settle(dispute);
         }
     }
 
@@ -227,26 +178,5 @@ impl Worker {
         }
         let in_order = batch.jobs.iter().map(|job| outputs.get(&job.content).map(Arc::clone));
         Ok((in_order.collect::<Option<_>>().ok_or("the device gave too few outputs")?, rows))
-    }
-
-    /// Lets the scalar reference decide between two outputs. This device is out of service meanwhile.
-    fn settle(&self, dispute: &Dispute) {
-        let shell = &self.shell;
-        shell.memo.remove(&dispute.content);
-        let model = &shell.models.models()[dispute.model];
-        let truth = guarded(|| {
-            let mut reference = Reference::default();
-            let rows = dispute.input.len() / model.manifest().row_bytes() as usize;
-            let rows = u32::try_from(rows).map_err(|error| error.to_string())?;
-            let prepared =
-                Prepared::load(model, &mut reference, rows).map_err(|error| error.to_string())?;
-            let outputs = prepared
-                .run(&mut reference, &[&dispute.input])
-                .map_err(|error| error.to_string())?;
-            outputs.into_iter().next().ok_or_else(|| "a run of one input gave no output".to_owned())
-        });
-        let truth = truth.ok().map(Arc::new);
-        let to_sign = shell.event(|machine, now_us| machine.verdict(dispute, truth, now_us));
-        shell.finish(to_sign.into_iter().collect(), false);
     }
 }

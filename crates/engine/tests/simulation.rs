@@ -1,5 +1,5 @@
-//! The engine's decisions under a seed: submissions, duplicates, cancels, deadlines, lost and silent devices, a slow
-//! log, on a virtual clock.
+//! The engine's decisions under a seed: submissions, duplicates, cancels, deadlines, lost and silent devices, workers on
+//! other hosts that come and go, a slow log, on a virtual clock.
 //!
 //! A failing run prints its seed; `SIMULATION_SEED=7 cargo nextest run -p hyperion-engine --test simulation` repeats it,
 //! `SIMULATION_SEEDS=2000` runs that many.
@@ -12,7 +12,10 @@ use std::{
 use hyperion_engine::{
     Answer, Class, Content, DeviceStats, EngineConfig, EngineStats, Failure, KeyId, ModelStats,
     RequestStatus, SignError,
-    machine::{Ask, Batch, Dispute, Machine, Submitted, Take, TicketId, ToSign, Waiter, Work},
+    machine::{
+        Arrival, Ask, Batch, Dispute, Fault, LeaseId, Leased, Machine, Order, Seat, Submitted,
+        Take, TicketId, ToSign, Waiter, Work,
+    },
 };
 use hyperion_model::Tensor;
 use hyperion_ops::{DeviceInfo, DeviceKind};
@@ -36,6 +39,16 @@ enum Event {
     /// A device's test or probe ends.
     Tested(usize),
     Probed(usize),
+    /// A worker dials, or its connection breaks.
+    Dial(usize),
+    Break(usize),
+    /// A worker's bell rings.
+    Bell(usize),
+    /// A worker ends a job: well, badly, or late.
+    Result(usize, LeaseId),
+    /// A worker answers a known question.
+    Answer(usize, u64),
+    Heartbeat(usize),
     /// The finisher signs the next claim.
     Sign,
     /// The log takes what waits.
@@ -51,6 +64,17 @@ enum At {
     Test,
     Probe,
     Batch(Batch),
+}
+
+/// A worker on another host.
+#[derive(Debug, Default)]
+struct Afar {
+    /// Its connection, and its place among the devices once it had one.
+    seat: Option<Seat>,
+    holds: Vec<bool>,
+    /// What it is at, connected or not.
+    held: BTreeMap<LeaseId, Leased>,
+    slots: u32,
 }
 
 /// One submission and what came of it.
@@ -72,6 +96,9 @@ struct World {
     events: BTreeSet<(u64, u64, Event)>,
     drawn: u64,
     devices: Vec<At>,
+    workers: Vec<Afar>,
+    /// Which worker has which place behind the devices.
+    places: BTreeMap<usize, usize>,
     /// Outputs may come wrong from a device that was silent for too long.
     liars: bool,
     memo: BTreeMap<Content, Arc<Tensor>>,
@@ -119,6 +146,8 @@ impl World {
             claims_waiting_max: 20,
             lease_us: 20_000,
             probe_us: 15_000,
+            workers_max: mix.below(4) as usize,
+            worker_lease_us: 5_000,
             ..EngineConfig::default()
         };
         let (models, devices) = (1 + mix.below(3) as usize, 1 + mix.below(3) as usize);
@@ -138,6 +167,12 @@ impl World {
         let holds: Vec<Vec<bool>> = (0..devices)
             .map(|device| (0..models).map(|_| device == 0 || mix.below(2) == 0).collect())
             .collect();
+        let workers = (0..config.workers_max).map(|_| Afar {
+            holds: (0..models).map(|_| mix.below(3) > 0).collect(),
+            slots: 1 + mix.below(6) as u32,
+            ..Afar::default()
+        });
+        let workers: Vec<Afar> = workers.collect();
         let machine = Machine::new(&config, stats, holds, &[]);
         let mut world = Self {
             seed,
@@ -147,6 +182,8 @@ impl World {
             events: BTreeSet::new(),
             drawn: 0,
             devices: (0..devices).map(|_| At::Nothing).collect(),
+            workers,
+            places: BTreeMap::new(),
             liars: seed.is_multiple_of(4),
             memo: BTreeMap::new(),
             asked: Vec::new(),
@@ -163,6 +200,9 @@ impl World {
         };
         for device in 0..devices {
             world.after(0, Event::Look(device));
+        }
+        for worker in 0..world.workers.len() {
+            world.after(4_000, Event::Dial(worker));
         }
         world.after(1_000, Event::Submit);
         world.after(5_000, Event::Log);
@@ -200,6 +240,12 @@ impl World {
             Event::End(device) => self.end(device),
             Event::Tested(device) => self.tested(device),
             Event::Probed(device) => self.probed(device),
+            Event::Dial(worker) => self.dial(worker),
+            Event::Break(worker) => self.break_off(worker),
+            Event::Bell(worker) => self.hear_bell(worker),
+            Event::Result(worker, lease) => self.result(worker, lease),
+            Event::Answer(worker, probe) => self.answer(worker, probe),
+            Event::Heartbeat(worker) => self.heartbeat(worker),
             Event::Sign => self.sign(),
             Event::Log => self.log(),
             Event::Expire => {
@@ -220,7 +266,12 @@ impl World {
     fn effects(&mut self) {
         let effects = self.machine.effects();
         for device in effects.wake {
-            self.after(0, Event::Look(device));
+            match self.places.get(&device) {
+                Some(worker) => self.after(0, Event::Bell(*worker)),
+                None if device < self.devices.len() => self.after(0, Event::Look(device)),
+                // A worker's place whose number it has not heard yet.
+                None => {}
+            }
         }
         for call in effects.calls {
             call.make();
@@ -271,7 +322,7 @@ impl World {
             let at = self.mix.below(self.requests.len() as u64) as usize;
             let (id, request, content, owner) = self.requests[at].clone();
             let work = self.work(content, class, deadline_us, owner);
-            (Some(Ask { id, request }), work)
+            (Some(Ask { id, request, signature: None }), work)
         } else {
             let model = self.mix.below(self.models()) as usize;
             let content = Content {
@@ -290,7 +341,10 @@ impl World {
                     let request = Request { requester, nonce, ..Request::default() };
                     let id = RequestId(B256::from(nonce));
                     self.requests.push((id, request.clone(), content, owner.clone()));
-                    (Some(Ask { id, request }), self.work(content, class, deadline_us, owner))
+                    (
+                        Some(Ask { id, request, signature: None }),
+                        self.work(content, class, deadline_us, owner),
+                    )
                 }
             }
         };
@@ -458,6 +512,129 @@ impl World {
         self.after(0, Event::Look(device));
     }
 
+    /// A worker connects, if it is not connected.
+    fn dial(&mut self, worker: usize) {
+        let again_us = 2_000 + self.mix.below(30_000);
+        self.after(again_us, Event::Dial(worker));
+        // Now and then over a second connection, before the node knows that the first is dead.
+        if self.workers[worker].seat.is_some() && !self.chance(10) {
+            return;
+        }
+        let arrival = Arrival {
+            worker: Address::repeat_byte(worker as u8 + 1),
+            holds: self.workers[worker].holds.clone(),
+            info: self.machine.stats().devices[0].info.clone(),
+        };
+        let Ok(seat) = self.machine.attach(arrival, self.now_us) else { return };
+        self.workers[worker].seat = Some(seat);
+        self.places.insert(seat.device(), worker);
+        self.credit(worker);
+        self.after(0, Event::Bell(worker));
+        self.after(2_000, Event::Heartbeat(worker));
+        let breaks_us = 5_000 + self.mix.below(80_000);
+        self.after(breaks_us, Event::Break(worker));
+    }
+
+    fn credit(&mut self, worker: usize) {
+        let Afar { seat: Some(seat), slots, held, holds } = &self.workers[worker] else { return };
+        let free = slots.saturating_sub(held.len() as u32);
+        for model in 0..holds.len() {
+            self.machine.credit(*seat, model, free);
+        }
+    }
+
+    fn break_off(&mut self, worker: usize) {
+        if let Some(seat) = self.workers[worker].seat.take() {
+            self.machine.detach(seat, "simulated", self.now_us);
+        }
+        if self.chance(2) {
+            // The host is gone, and what it held with it.
+            self.workers[worker].held.clear();
+        }
+    }
+
+    fn hear_bell(&mut self, worker: usize) {
+        loop {
+            let Some(seat) = self.workers[worker].seat else { return };
+            match self.machine.draw(seat, 0, self.now_us) {
+                Order::Lease(leased) => {
+                    assert!(self.workers[worker].holds[leased.model], "seed {}", self.seed);
+                    let took_us = match self.mix.below(if self.liars { 6 } else { 20 }) {
+                        0 => 6_000 + self.mix.below(30_000),
+                        _ => 100 + self.mix.below(2_000),
+                    };
+                    self.after(took_us, Event::Result(worker, leased.lease));
+                    self.workers[worker].held.insert(leased.lease, *leased);
+                }
+                Order::Probe { probe, .. } => self.after(300, Event::Answer(worker, probe)),
+                Order::Cancel(lease) => {
+                    if self.chance(2) && self.workers[worker].held.remove(&lease).is_some() {
+                        self.machine.failed(seat, lease, Fault::Cancelled, "told to", self.now_us);
+                    }
+                }
+                Order::Wait(Some(until_us)) => {
+                    let us = until_us.saturating_sub(self.now_us).max(1);
+                    return self.after(us, Event::Bell(worker));
+                }
+                Order::Wait(None) => return,
+                Order::End(_) => {
+                    self.workers[worker].seat = None;
+                    return self.machine.detach(seat, "simulated", self.now_us);
+                }
+            }
+        }
+    }
+
+    /// A worker has a result. If it is not connected it keeps it; if it is out of service, it may lie: a lie that nothing
+    /// is compared with is one that no engine could notice.
+    fn result(&mut self, worker: usize, lease: LeaseId) {
+        let Some(leased) = self.workers[worker].held.get(&lease).cloned() else { return };
+        let Some(seat) = self.workers[worker].seat else {
+            return self.after(3_000, Event::Result(worker, lease));
+        };
+        self.workers[worker].held.remove(&lease);
+        if self.chance(15) {
+            let faults = [Fault::Refused, Fault::NoMemory, Fault::Missing, Fault::Lost];
+            let fault = faults[self.mix.below(4) as usize];
+            self.machine.failed(seat, lease, fault, "simulated", self.now_us);
+        } else {
+            let out_of_service = !self.machine.stats().devices[seat.device()].in_service;
+            let lies = self.liars && out_of_service && self.chance(2);
+            let output = if lies { lie(&leased.content) } else { truth(&leased.content) };
+            let delivered = self.machine.deliver(seat, lease, output, self.now_us);
+            self.to_sign.extend(delivered.to_sign);
+            assert!(self.liars || delivered.dispute.is_none(), "seed {}: disputed", self.seed);
+            if let Some(dispute) = delivered.dispute {
+                self.settle(&dispute);
+            }
+            let again = self.machine.deliver(seat, lease, truth(&leased.content), self.now_us);
+            assert!(again.to_sign.is_none() && again.dispute.is_none(), "seed {}", self.seed);
+        }
+        self.credit(worker);
+        self.after(0, Event::Bell(worker));
+    }
+
+    fn answer(&mut self, worker: usize, probe: u64) {
+        let Some(seat) = self.workers[worker].seat else { return };
+        if self.machine.probe_answered(seat, probe).is_none() {
+            return;
+        }
+        if self.liars && self.chance(30) {
+            self.machine.bar(seat, "simulated", self.now_us);
+        } else {
+            self.machine.probe_right(seat, probe, self.now_us);
+        }
+        self.after(0, Event::Bell(worker));
+    }
+
+    fn heartbeat(&mut self, worker: usize) {
+        let Some(seat) = self.workers[worker].seat else { return };
+        self.after(2_000, Event::Heartbeat(worker));
+        let held: Vec<LeaseId> = self.workers[worker].held.keys().copied().collect();
+        self.machine.renew(seat, &held, self.now_us);
+        self.credit(worker);
+    }
+
     fn sign(&mut self) {
         self.signing = false;
         let Some(to_sign) = self.to_sign.pop_front() else { return };
@@ -514,8 +691,9 @@ impl World {
 
     fn check_bounds(&self) {
         let stats = self.machine.stats();
-        // Jobs that lost their device go back beyond the limit: at most a batch per device.
-        let returned = (self.config.batch_jobs_max as usize * self.devices.len()) as u64;
+        // Jobs that lost their device go back beyond the limit: at most a batch per device, and what workers hold.
+        let afar: u64 = self.workers.iter().map(|worker| 2 * u64::from(worker.slots)).sum();
+        let returned = (self.config.batch_jobs_max as usize * self.devices.len()) as u64 + afar;
         let limit = self.config.queue_jobs_max as u64 + returned;
         for model in &stats.models {
             let [_, paid, free] = model.queued;
@@ -599,6 +777,7 @@ fn every_job_ends_once_with_the_same_bytes_and_nothing_leaks() {
         seen.failed += stats.failed;
         seen.devices_lost += stats.devices_lost;
         seen.results_mismatch += stats.results_mismatch;
+        seen.leases_ended += stats.leases_ended;
     }
     if last - first >= 100 {
         let reached = [
@@ -613,6 +792,7 @@ fn every_job_ends_once_with_the_same_bytes_and_nothing_leaks() {
             ("failed", seen.failed),
             ("devices lost", seen.devices_lost),
             ("results differ", seen.results_mismatch),
+            ("leases ended", seen.leases_ended),
         ];
         println!("{reached:?}");
         for (name, count) in reached {

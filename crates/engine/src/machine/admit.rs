@@ -34,7 +34,10 @@ impl Machine {
         let claims_waiting = ask.is_some().then_some(claims_waiting);
         let refused = match earlier {
             Some(key) => self.refuse_again(key, &work, now_us),
-            None => self.refuse(&work, known.is_some(), claims_waiting, now_us),
+            None => {
+                let travels = super::travels(ask.as_ref());
+                self.refuse(&work, travels, known.is_some(), claims_waiting, now_us)
+            }
         };
         if let Err(pushback) = refused {
             self.stats.pushed_back += 1;
@@ -131,17 +134,25 @@ impl Machine {
         Submitted::Queued(ticket)
     }
 
-    /// The gate. A block's calls pass it whenever a device could ever run them.
+    /// The gate. A block's calls pass it whenever one of the engine's own devices could ever run them.
     fn refuse(
         &self,
         work: &Work,
+        travels: bool,
         is_known: bool,
         claims_waiting: Option<u64>,
         now_us: u64,
     ) -> Result<(), Pushback> {
         let model = &self.models[work.model];
-        if let Some((needed_bytes, largest_bytes)) = model.unfit {
-            return Err(Pushback::NoMemory { needed_bytes, largest_bytes });
+        let served =
+            if travels { self.is_served(work.model) } else { self.is_served_here(work.model) };
+        if let Some((needed_bytes, largest_bytes)) = model.unfit.filter(|_| !served) {
+            // A worker that holds it may come, or come back.
+            return Err(if travels && self.workers_max > 0 {
+                Pushback::NoWorker { retry_ms: RETEST_MS }
+            } else {
+                Pushback::NoMemory { needed_bytes, largest_bytes }
+            });
         }
         if self.stopped {
             return Err(Pushback::Draining);
@@ -161,7 +172,7 @@ impl Machine {
         if is_known {
             return Ok(());
         }
-        if !self.is_served(work.model) {
+        if !served {
             return Err(Pushback::NoWorker { retry_ms: RETEST_MS });
         }
         let retry_ms = || self.retry_ms(work.model);

@@ -1,6 +1,6 @@
 //! Which device does what, and which does nothing.
 
-use super::{Batch, JobKey, LeaseId, Machine, Record};
+use super::{Batch, JobKey, LeaseId, Machine, Record, remote::Remote};
 use crate::{
     Class, Failure,
     batch::{has_room, is_due},
@@ -15,7 +15,7 @@ pub(crate) const LOG_RETRY_MS: u64 = 200;
 /// Failed self-tests in a row after which jobs no longer wait for a device.
 const TESTS_MAX: u32 = 3;
 
-/// Place of a device in the list the engine was given.
+/// Place of a device: first those that the engine was given, then workers in the order in which they first attached.
 pub type DeviceIndex = usize;
 
 /// What a device does next.
@@ -34,7 +34,7 @@ pub enum Take {
 }
 
 #[derive(Debug)]
-enum Duty {
+pub(super) enum Duty {
     /// Out of service.
     Out {
         reason: String,
@@ -54,10 +54,13 @@ enum Duty {
 
 #[derive(Debug)]
 pub(super) struct Device {
-    holds: Vec<bool>,
-    duty: Duty,
+    pub(super) holds: Vec<bool>,
+    /// Of a worker: never busy, since it holds several leases at a time.
+    pub(super) duty: Duty,
     /// Why it has to be tested after its batch.
     condemned: Option<&'static str>,
+    /// For a worker on another host.
+    pub(super) remote: Option<Remote>,
 }
 
 impl Device {
@@ -66,7 +69,17 @@ impl Device {
             holds,
             duty: Duty::Out { reason: "starting".to_owned(), failed_tests: 0 },
             condemned: None,
+            remote: None,
         }
+    }
+
+    /// Takes it out of service until it passes its test.
+    pub(super) fn out(&mut self, reason: &str) {
+        self.duty = Duty::Out { reason: reason.to_owned(), failed_tests: 0 };
+    }
+
+    pub(super) const fn is_local(&self) -> bool {
+        self.remote.is_none()
     }
 
     pub(super) const fn is_in_service(&self) -> bool {
@@ -80,15 +93,17 @@ impl Device {
         }
     }
 
-    /// Whether it is in service and holds the model.
+    /// Whether it is in service, holds the model and takes work.
     pub(super) fn serves(&self, model: usize) -> bool {
-        self.holds[model] && self.is_in_service()
+        let takes = self.remote.as_ref().is_none_or(Remote::takes_work);
+        self.holds[model] && self.is_in_service() && takes
     }
 
     /// Whether a job may still hope for it.
     fn may_serve(&self, model: usize) -> bool {
         let hopeless = matches!(self.duty, Duty::Out { failed_tests: TESTS_MAX.., .. });
-        self.holds[model] && !hopeless
+        let barred = self.remote.as_ref().is_some_and(Remote::is_barred);
+        self.holds[model] && !hopeless && !barred
     }
 }
 
@@ -108,10 +123,13 @@ impl Machine {
         };
         self.devices[device].duty = Duty::Out { reason: why.to_owned(), failed_tests };
         for model in 0..self.models.len() {
-            if self.devices.iter().any(|device| device.may_serve(model)) {
-                continue;
-            }
-            let keys: Vec<JobKey> = self.models[model].queue.keys().collect();
+            let hopes = |local: bool| {
+                let mut able = self.devices.iter().filter(|device| device.may_serve(model));
+                able.any(|device| device.is_local() || !local)
+            };
+            let (here, anywhere) = (hopes(true), hopes(false));
+            let is_lost = |key: &JobKey| !(here || anywhere && self.jobs[key].travels());
+            let keys: Vec<JobKey> = self.models[model].queue.keys().filter(is_lost).collect();
             for key in keys {
                 let attempts = self.jobs[&key].attempts;
                 self.leave_queue(key);
@@ -216,18 +234,26 @@ impl Machine {
     }
 
     /// Jobs of a line that this device may run, in order. A job avoids the device it was lost on while another
-    /// serves its model.
-    fn eligible(
+    /// that may run it serves its model.
+    pub(super) fn eligible(
         &self,
         device: DeviceIndex,
         model: usize,
         class: Class,
     ) -> impl Iterator<Item = JobKey> {
-        let held = self.devices[device].holds[model];
-        let others =
-            self.devices.iter().enumerate().any(|(at, other)| at != device && other.serves(model));
+        let (held, is_local) = (self.devices[device].holds[model], self.devices[device].is_local());
+        let others = |local: bool| {
+            let mut others = self.devices.iter().enumerate().filter(|(at, _)| *at != device);
+            others.any(|(_, other)| other.serves(model) && (other.is_local() || !local))
+        };
+        let (others_here, others_anywhere) = (others(true), others(false));
         let line = self.models[model].queue.line(class).keys();
-        line.filter(move |key| held && !(others && self.jobs[key].lost_on == Some(device)))
+        line.filter(move |key| {
+            let record = &self.jobs[key];
+            let others = if record.travels() { others_anywhere } else { others_here };
+            let avoids = others && record.lost_on == Some(device);
+            held && (is_local || record.travels()) && !avoids
+        })
     }
 
     /// Paid and free jobs of a model that this device may run, in the order of service.
@@ -291,14 +317,21 @@ impl Machine {
         self.devices.iter().any(|device| device.serves(model))
     }
 
-    /// Wakes one idle device for a model.
-    pub(super) fn wake(&mut self, model: usize) {
-        let idle =
-            |device: &Device| device.holds[model] && matches!(device.duty, Duty::Idle { .. });
-        self.effects.wake.extend(self.devices.iter().position(idle));
+    /// Whether one of the engine's own devices in service holds the model: a block's call goes to no other.
+    pub(super) fn is_served_here(&self, model: usize) -> bool {
+        self.devices.iter().any(|device| device.is_local() && device.serves(model))
     }
 
-    /// Wakes every idle device: what each may run has changed.
+    /// Wakes one idle device for a model, else the worker with the most room for it.
+    pub(super) fn wake(&mut self, model: usize) {
+        let idle = |device: &Device| {
+            device.is_local() && device.holds[model] && matches!(device.duty, Duty::Idle { .. })
+        };
+        let local = self.devices.iter().position(idle);
+        self.effects.wake.extend(local.or_else(|| self.roomiest(model)));
+    }
+
+    /// Wakes every idle device, workers among them: what each may run has changed.
     pub(super) fn wake_all(&mut self) {
         let idle = |(_, device): &(usize, &Device)| matches!(device.duty, Duty::Idle { .. });
         let idle = self.devices.iter().enumerate().filter(idle).map(|(at, _)| at);
@@ -319,15 +352,19 @@ impl Machine {
             if let Some(lease) = lease {
                 self.give_back(lease, reason, now_us);
             }
+            if !self.devices[device].is_local() {
+                self.effects.wake.push(device);
+            }
             self.wake_all();
         }
     }
 
     pub(super) fn next_device_us(&self) -> Option<u64> {
+        let leases = self.lease_ends.first().map(|(at_us, _)| *at_us);
         let ends = self.devices.iter().filter_map(|device| match device.duty {
             Duty::Busy { until_us, .. } | Duty::Probing { until_us } => Some(until_us),
             Duty::Out { .. } | Duty::Idle { .. } => None,
         });
-        ends.min()
+        ends.chain(leases).min()
     }
 }

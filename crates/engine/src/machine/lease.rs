@@ -6,24 +6,27 @@ use hyperion_model::Tensor;
 use hyperion_primitives::RequestId;
 
 use super::{
-    Ask, DeviceIndex, Dropped, JobKey, LEASES_MAX, Machine, Record, State, Work, device::REFEREE_MS,
+    Ask, DeviceIndex, Dropped, JobKey, LEASES_MAX, Machine, Record, State, Work,
+    device::REFEREE_MS, remote::Terms,
 };
 use crate::{Content, Failure};
 
 /// Pairs of outputs kept as evidence.
 const EVIDENCE_MAX: usize = 64;
 
-/// One batch on one device.
+/// One batch on one device, or one job at one worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LeaseId(u64);
+pub struct LeaseId(pub u64);
 
 #[derive(Debug)]
 pub(super) struct Lease {
     pub(super) device: DeviceIndex,
     pub(super) model: usize,
     pub(super) rows: u64,
-    jobs: Vec<JobKey>,
-    since_us: u64,
+    pub(super) jobs: Vec<JobKey>,
+    pub(super) since_us: u64,
+    /// For a lease that a worker on another host holds.
+    pub(super) terms: Option<Terms>,
 }
 
 /// Jobs to be run together.
@@ -139,7 +142,8 @@ impl Machine {
             batch.jobs.push(BatchJob { content: *content, input: Arc::clone(input), rows: *own });
             rows += u64::from(*own);
         }
-        self.leases.insert(lease, Lease { device, model, rows, jobs, since_us: now_us });
+        let held = Lease { device, model, rows, jobs, since_us: now_us, terms: None };
+        self.leases.insert(lease, held);
         batch
     }
 
@@ -165,32 +169,45 @@ impl Machine {
         self.note_run(device, model, rows_run, now_us.saturating_sub(since_us));
         let mut finished = Finished::default();
         for (key, output) in jobs.into_iter().zip(outputs) {
-            let Some(record) = self.jobs.get_mut(&key) else { continue };
-            match &record.state {
-                State::Queued | State::Running(_) => {
-                    if matches!(record.state, State::Queued) {
-                        self.leave_queue(key);
-                    }
-                    self.stats.models[model].jobs += 1;
-                    finished.to_sign.extend(self.accept(key, Some(device), output, now_us));
-                }
-                State::Signing(first) if *first != output => {
-                    let first = Arc::clone(first);
-                    finished.disputes.extend(self.dispute(key, first, (device, output)));
-                }
-                State::Claimed(answer) | State::Logged(answer, _) if answer.output != output => {
-                    let first = Arc::clone(&answer.output);
-                    finished.disputes.extend(self.dispute(key, first, (device, output)));
-                }
-                _ => {}
-            }
+            self.result(key, device, output, now_us, &mut finished);
         }
         finished.more = self.next_line(device, now_us).is_some();
         finished
     }
 
-    /// Counts a run, and learns from it how long a row takes.
-    fn note_run(&mut self, device: DeviceIndex, model: usize, rows: u64, took_us: u64) {
+    /// One job's output: the first counts, a later one is compared with it.
+    pub(super) fn result(
+        &mut self,
+        key: JobKey,
+        device: DeviceIndex,
+        output: Arc<Tensor>,
+        now_us: u64,
+        finished: &mut Finished,
+    ) {
+        let Some(record) = self.jobs.get_mut(&key) else { return };
+        match &record.state {
+            State::Queued | State::Running(_) => {
+                let model = record.work.model;
+                if matches!(record.state, State::Queued) {
+                    self.leave_queue(key);
+                }
+                self.stats.models[model].jobs += 1;
+                finished.to_sign.extend(self.accept(key, Some(device), output, now_us));
+            }
+            State::Signing(first) if *first != output => {
+                let first = Arc::clone(first);
+                finished.disputes.extend(self.dispute(key, first, (device, output)));
+            }
+            State::Claimed(answer) | State::Logged(answer, _) if answer.output != output => {
+                let first = Arc::clone(&answer.output);
+                finished.disputes.extend(self.dispute(key, first, (device, output)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Counts a run, and learns from it how long a row takes; not from a worker's, whose time is the network's, too.
+    pub(super) fn note_run(&mut self, device: DeviceIndex, model: usize, rows: u64, took_us: u64) {
         if rows == 0 {
             return;
         }
@@ -199,6 +216,9 @@ impl Machine {
         stats.rows += rows;
         stats.run_us.add(took_us);
         self.stats.devices[device].busy_us += took_us;
+        if !self.devices[device].is_local() {
+            return;
+        }
         let now_ns = took_us.saturating_mul(1_000) / rows;
         let row_ns = &mut self.models[model].row_ns;
         *row_ns =
@@ -273,8 +293,15 @@ impl Machine {
         now_us: u64,
     ) -> Option<ToSign> {
         let about = |evidence: &&mut Evidence| evidence.content == dispute.content;
+        let mut wrong = Vec::new();
         for evidence in self.evidence.iter_mut().filter(about) {
             evidence.truth.clone_from(&truth);
+            let Some(truth) = &truth else { continue };
+            let both = [&evidence.first, &evidence.second].into_iter();
+            wrong.extend(both.filter(|(_, output)| output != truth).map(|(device, _)| *device));
+        }
+        for device in wrong {
+            self.disprove(device, now_us);
         }
         let key = dispute.job;
         let record = self.jobs.get_mut(&key)?;
