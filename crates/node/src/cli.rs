@@ -12,6 +12,7 @@ mod model;
 mod out;
 mod run;
 mod verify;
+mod worker;
 
 use std::{
     io::{Write as _, stderr},
@@ -38,6 +39,8 @@ struct Arguments {
 enum Command {
     /// Serve models: gRPC, Open Inference Protocol, HTTP, metrics.
     Run(run::Arguments),
+    /// Work for a node on another host with this machine's devices.
+    Worker(worker::Arguments),
     /// Ask a node for one inference and keep the receipt.
     Infer(infer::Arguments),
     /// Check a receipt offline: signature, log, output, and with --recompute the result itself.
@@ -71,7 +74,7 @@ pub enum Exit {
     StorePoisoned = 3,
     /// No device passed its self-test.
     NoDevice = 4,
-    /// The node asked for an answer cannot be reached.
+    /// The node asked for an answer, or to be joined, cannot be reached.
     Unreachable = 5,
     /// Standard output was closed before everything was printed; what a shell says of a program ended by SIGPIPE.
     Unread = 141,
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Worker(arguments) => worker::run(&arguments),
         Command::Infer(arguments) => infer::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Model(command) => model::run(&command),

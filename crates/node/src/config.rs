@@ -34,6 +34,8 @@ pub struct NodeConfig {
     pub models: BTreeMap<String, ModelConfig>,
     /// Worker identity.
     pub worker: WorkerConfig,
+    /// Workers on other hosts.
+    pub workers: WorkersConfig,
     /// The log and its signature.
     pub log: LogConfig,
     /// The gRPC door.
@@ -65,6 +67,7 @@ impl Default for NodeConfig {
             chain_file: PathBuf::new(),
             models: BTreeMap::new(),
             worker: WorkerConfig::default(),
+            workers: WorkersConfig::default(),
             log: LogConfig::default(),
             grpc: GrpcConfig::default(),
             http: HttpConfig::default(),
@@ -103,6 +106,22 @@ pub struct WorkerConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self { key_file: PathBuf::new(), challenge_s: 86_400 }
+    }
+}
+
+/// Workers on other hosts: who may attach to this node, and how long they may be silent.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkersConfig {
+    /// Addresses of their keys, as `hyperion key address` prints them; empty: nobody may attach.
+    pub keys: Vec<Address>,
+    /// Milliseconds without a word after which a worker's jobs go to another.
+    pub lease_ms: u64,
+}
+
+impl Default for WorkersConfig {
+    fn default() -> Self {
+        Self { keys: Vec::new(), lease_ms: 30_000 }
     }
 }
 
@@ -251,7 +270,7 @@ impl Default for AuthConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct EngineSection {
-    /// Names with commas between them: `auto`, `cpu`, `cpu:avx2`, `cuda:0`, `cuda:all`, `wgpu:0`, `wgpu:all`.
+    /// Names with commas between them: `auto`, `cpu`, `cpu:avx2`, `cuda:0`, `cuda:all`, `wgpu:0`, `wgpu:all`; or `none`.
     pub devices: String,
     /// Bytes of weights and buffers on each GPU at most; 0: what CUDA says is free, 4 GiB where a driver does not say.
     pub gpu_memory_bytes: u64,

@@ -41,12 +41,16 @@ pub struct Found {
 /// | `cuda:all` | every NVIDIA GPU |
 /// | `wgpu:0` | this adapter of `hyperion doctor`'s list |
 /// | `wgpu:all` | every adapter that is no software |
+/// | `none` | none: a node that leaves all runs to workers on other hosts |
 ///
 /// # Errors
 ///
 /// When there is no such device here, or its driver refuses.
 pub fn open(config: &EngineSection) -> Result<Vec<Box<dyn Backend>>> {
     let mut devices = Vec::new();
+    if config.devices.trim() == "none" {
+        return Ok(devices);
+    }
     for name in config.devices.split(',').map(str::trim) {
         match name.split_once(':') {
             None if name == "auto" => devices.extend(best(config)?),
@@ -191,5 +195,5 @@ fn unknown(name: &str) -> String {
         (0..hyperion_backend_cuda::devices().unwrap_or(0)).map(|index| format!(", cuda:{index}"));
     let wgpu = adapters().into_iter().map(|adapter| format!(", wgpu:{}", adapter.index));
     let gpus: String = cuda.chain(wgpu).collect();
-    format!("no device is called `{name}`; here are auto, cpu, {}{gpus}", sets.join(", "))
+    format!("no device is called `{name}`; here are auto, none, cpu, {}{gpus}", sets.join(", "))
 }

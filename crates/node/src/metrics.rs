@@ -148,6 +148,24 @@ impl Running {
             None,
             [([("", ""); 0], stats.results_mismatch)],
         )?;
+        out.counter(
+            "leases_ended",
+            "Jobs taken back from workers on other hosts",
+            None,
+            [([("", ""); 0], stats.leases_ended)],
+        )?;
+        out.gauge(
+            "leases",
+            "Jobs at workers on other hosts",
+            None,
+            [([("", ""); 0], stats.leases)],
+        )?;
+        out.gauge(
+            "workers",
+            "Workers on other hosts that are attached",
+            None,
+            [([("", ""); 0], stats.workers)],
+        )?;
         out.gauge(
             "claims_waiting",
             "Signed claims that wait for a block",

@@ -78,7 +78,36 @@ pub struct Served {
     pub names: (&'static str, &'static str),
 }
 
+/// Models under their names, as the engine wants them.
+///
+/// # Errors
+///
+/// When a name stands for two models, or is none.
+pub fn registry(served: &[Served]) -> Result<Registry> {
+    let mut registry = Registry::new();
+    for one in served {
+        registry.add(&one.alias, Arc::clone(&one.model))?;
+    }
+    Ok(registry)
+}
+
 impl NodeConfig {
+    /// The engine's part of the configuration.
+    pub fn engine_config(&self) -> EngineConfig {
+        EngineConfig {
+            batch_rows_max: self.engine.batch_rows_max,
+            batch_wait_us: self.engine.batch_wait_us,
+            queue_jobs_max: self.admission.jobs_max,
+            queue_bytes_max: self.admission.bytes_max,
+            memo_bytes_max: self.engine.memo_bytes_max,
+            keep_s: self.engine.keep_s,
+            challenge_window_s: self.worker.challenge_s,
+            workers_max: self.workers.keys.len(),
+            worker_lease_us: self.workers.lease_ms.saturating_mul(1000),
+            ..EngineConfig::default()
+        }
+    }
+
     /// The store's part of the configuration.
     pub fn store(&self, chain: &ChainSpec) -> StoreConfig {
         StoreConfig {
@@ -218,26 +247,13 @@ impl Node {
         let ledger = Arc::new(Ledger::new(store(config, &spec)?, note_signer)?);
         register(&ledger, &chain, served, &clock)?;
 
-        let mut registry = Registry::new();
-        for one in served {
-            registry.add(&one.alias, Arc::clone(&one.model))?;
-        }
+        let registry = registry(served)?;
         let (sink, work) = producer::queue(&config.block);
         let transactions = sink.transactions(spec.block_gas_max);
-        let engine_config = EngineConfig {
-            batch_rows_max: config.engine.batch_rows_max,
-            batch_wait_us: config.engine.batch_wait_us,
-            queue_jobs_max: config.admission.jobs_max,
-            queue_bytes_max: config.admission.bytes_max,
-            memo_bytes_max: config.engine.memo_bytes_max,
-            keep_s: config.engine.keep_s,
-            challenge_window_s: config.worker.challenge_s,
-            ..EngineConfig::default()
-        };
         let devices = devices::open(&config.engine)?;
         let clock_of_engine: Arc<dyn Clock> = Arc::clone(&clock) as _;
         let engine = Engine::new(
-            engine_config,
+            config.engine_config(),
             registry,
             devices,
             signer,
@@ -305,6 +321,7 @@ impl Node {
             faces,
             prices: Arc::new(Gas(self.chain.clone())),
             gate,
+            workers: config.workers.keys.iter().copied().collect(),
             limits: Limits {
                 message_bytes_max: config.grpc.message_bytes_max,
                 ..Limits::default()

@@ -55,6 +55,8 @@ pub enum Area {
     Models,
     /// Inference, blobs, quotes.
     Infer,
+    /// Attaching a worker; never anonymous where there is a key file.
+    Worker,
     /// Loading and unloading models; never anonymous.
     Admin,
 }
@@ -176,6 +178,7 @@ impl Key {
         match area {
             Area::Log | Area::Receipts | Area::Models => true,
             Area::Infer => scopes.contains(&Scope::Infer) || scopes.contains(&Scope::Admin),
+            Area::Worker => scopes.contains(&Scope::Worker) || scopes.contains(&Scope::Admin),
             Area::Admin => scopes.contains(&Scope::Admin),
         }
     }
@@ -284,7 +287,7 @@ impl Gate {
             return Ok(Caller(None));
         };
         let Some(header) = header else {
-            if area != Area::Admin && self.anonymous.contains(&area) {
+            if !matches!(area, Area::Admin | Area::Worker) && self.anonymous.contains(&area) {
                 return Ok(Caller(None));
             }
             return Err(unauthenticated("send `authorization: Bearer hyp.<id>.<secret>`"));

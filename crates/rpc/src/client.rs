@@ -58,7 +58,7 @@ pub enum ClientError {
 }
 
 /// An error with its causes; a transport error alone says "transport error".
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -71,6 +71,16 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// Adds the key to each call.
 #[derive(Clone, Debug)]
 pub struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Bearer {
+    /// The key of `config`, if it has one.
+    pub(crate) fn new(config: &ClientConfig) -> Result<Self, ClientError> {
+        Ok(Self(match &config.token {
+            Some(token) => Some(format!("Bearer {token}").parse()?),
+            None => None,
+        }))
+    }
+}
 
 impl Interceptor for Bearer {
     fn call(
@@ -101,25 +111,8 @@ impl Client {
     /// When the address is malformed, nobody answers, or the token cannot be sent.
     pub async fn connect(address: &str, config: &ClientConfig) -> Result<Self, ClientError> {
         let unreachable = |cause| ClientError::Unreachable { address: address.to_owned(), cause };
-        let mut endpoint = Endpoint::from_shared(address.to_owned())
-            .map_err(unreachable)?
-            .tcp_nodelay(true)
-            .connect_timeout(Duration::from_secs(10));
-        if address.starts_with("https://") {
-            let mut tls = ClientTlsConfig::new();
-            if let Some(ca) = &config.ca_pem {
-                tls = tls.ca_certificate(Certificate::from_pem(ca));
-            }
-            if let Some((certificate, key)) = &config.identity_pem {
-                tls = tls.identity(Identity::from_pem(certificate, key));
-            }
-            endpoint = endpoint.tls_config(tls).map_err(unreachable)?;
-        }
-        let channel = endpoint.connect().await.map_err(unreachable)?;
-        let bearer = Bearer(match &config.token {
-            Some(token) => Some(format!("Bearer {token}").parse()?),
-            None => None,
-        });
+        let channel = endpoint(address, config)?.connect().await.map_err(unreachable)?;
+        let bearer = Bearer::new(config)?;
         let max = Limits::default().message_bytes_max;
         Ok(Self {
             inference: InferenceServiceClient::with_interceptor(channel.clone(), bearer.clone())
@@ -128,6 +121,32 @@ impl Client {
             log: LogServiceClient::with_interceptor(channel, bearer),
         })
     }
+}
+
+/// Seconds after which a connection over which nothing comes is pinged, and seconds that the answer may take.
+const PING_S: u64 = 20;
+const PONG_S: u64 = 10;
+
+/// Where `http://host:port` or `https://host:port` is, and how to connect; a peer that is gone is noticed.
+pub(crate) fn endpoint(address: &str, config: &ClientConfig) -> Result<Endpoint, ClientError> {
+    let unreachable = |cause| ClientError::Unreachable { address: address.to_owned(), cause };
+    let mut endpoint = Endpoint::from_shared(address.to_owned())
+        .map_err(unreachable)?
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(PING_S))
+        .keep_alive_timeout(Duration::from_secs(PONG_S))
+        .connect_timeout(Duration::from_secs(10));
+    if address.starts_with("https://") {
+        let mut tls = ClientTlsConfig::new();
+        if let Some(ca) = &config.ca_pem {
+            tls = tls.ca_certificate(Certificate::from_pem(ca));
+        }
+        if let Some((certificate, key)) = &config.identity_pem {
+            tls = tls.identity(Identity::from_pem(certificate, key));
+        }
+        endpoint = endpoint.tls_config(tls).map_err(unreachable)?;
+    }
+    Ok(endpoint)
 }
 
 /// The receipt of an answer that was asked for with `wait_for = logged`. Nothing of it is checked yet.

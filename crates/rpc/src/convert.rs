@@ -74,7 +74,10 @@ impl Door {
         check_signature(&job, signature.as_ref())?;
         let class = if signature.is_some() { Class::Paid } else { Class::Free };
         let left_us = u64::try_from(deadline.left().as_micros()).unwrap_or(u64::MAX);
-        let job = job.class(class).deadline_us(self.clock.now_us().saturating_add(left_us));
+        let job = job
+            .class(class)
+            .signature(signature)
+            .deadline_us(self.clock.now_us().saturating_add(left_us));
         Ok(match caller.key_id() {
             Some(id) => job.owner(KeyId::from(id)),
             None => job,
@@ -228,7 +231,7 @@ fn terms(request: &mut Request, now_s: u64) -> Result<(), Error> {
 }
 
 /// A named requester has to have signed; nobody else may.
-fn check_signature(job: &Job, signature: Option<&[u8; 65]>) -> Result<(), Error> {
+pub(crate) fn check_signature(job: &Job, signature: Option<&[u8; 65]>) -> Result<(), Error> {
     let invalid = |why: String| Error::at(Code::SignatureInvalid, "request_signature", why);
     let requester = job.request().requester;
     match (requester.is_zero(), signature) {
@@ -277,7 +280,7 @@ fn address_or_zero(field: &'static str, bytes: &[u8]) -> Result<Address, Error> 
     if bytes.is_empty() { Ok(Address::ZERO) } else { exactly(field, bytes).map(Address::new) }
 }
 
-fn exactly<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], Error> {
+pub(crate) fn exactly<const N: usize>(field: &'static str, bytes: &[u8]) -> Result<[u8; N], Error> {
     bytes
         .try_into()
         .map_err(|_| Error::bad_field(field, format!("{} bytes, want {N}", bytes.len())))

@@ -1,9 +1,14 @@
 //! What every surface shares: the engine, the log, the limits, and who may come in.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use hyperion_engine::{Clock, Engine, ModelInfo};
-use hyperion_primitives::ModelId;
+use hyperion_primitives::{Address, ModelId};
 
 use crate::{
     auth::{Area, Caller, Gate},
@@ -80,6 +85,8 @@ pub struct Parts {
     pub prices: Arc<dyn Prices>,
     /// Who may call.
     pub gate: Gate,
+    /// Workers that may attach, by the address of their key.
+    pub workers: BTreeSet<Address>,
     /// How much they may send.
     pub limits: Limits,
     /// The engine's clock.
@@ -97,6 +104,7 @@ impl fmt::Debug for Parts {
         f.debug_struct("Parts")
             .field("faces", &self.faces)
             .field("gate", &self.gate)
+            .field("workers", &self.workers)
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
@@ -110,6 +118,7 @@ pub struct Door {
     plain: Face,
     pub(crate) prices: Arc<dyn Prices>,
     gate: Gate,
+    pub(crate) workers: BTreeSet<Address>,
     pub(crate) limits: Limits,
     pub(crate) blobs: Arc<Blobs>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -129,6 +138,7 @@ impl Door {
             plain: Face::default(),
             prices: parts.prices,
             gate: parts.gate,
+            workers: parts.workers,
             limits: parts.limits,
             blobs,
             clock: parts.clock,
@@ -193,6 +203,7 @@ impl fmt::Debug for Door {
         f.debug_struct("Door")
             .field("faces", &self.faces)
             .field("gate", &self.gate)
+            .field("workers", &self.workers)
             .field("limits", &self.limits)
             .field("blobs", &self.blobs)
             .finish_non_exhaustive()

@@ -22,8 +22,12 @@ pub trait Readiness: Send + Sync + 'static {
 }
 
 /// Full names of what health answers for besides `""` and the models.
-const SERVICES: [&str; 3] =
-    ["hyperion.v1.InferenceService", "hyperion.v1.LogService", "inference.GRPCInferenceService"];
+const SERVICES: [&str; 4] = [
+    "hyperion.v1.InferenceService",
+    "hyperion.v1.LogService",
+    "hyperion.v1.WorkerService",
+    "inference.GRPCInferenceService",
+];
 
 /// How old an answer of the health service may be.
 const PERIOD: Duration = Duration::from_secs(1);

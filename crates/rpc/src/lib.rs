@@ -3,7 +3,7 @@
 //! A call comes in through [`serve`], is let in by [`auth`], becomes a job in one place (`convert.rs`), is waited for in
 //! another (`answer.rs`), and whatever goes wrong is one row of [`status`]. The surfaces are thin over that:
 //! `infer.rs` and [`log`] are `hyperion.v1`, `oip.rs` is the Open Inference Protocol, `http.rs` the rest.
-//! [`receipt_json`] and [`client`] are for the other end of the wire.
+//! `worker.rs` is where GPU hosts attach. [`receipt_json`], [`client`] and [`join`] are for the other end of the wire.
 //!
 //! The node hands over everything by [`door::Parts`]; this crate knows neither a store nor a model file.
 #![forbid(unsafe_code)]
@@ -19,6 +19,7 @@ pub mod r#gen;
 pub mod health;
 mod http;
 mod infer;
+pub mod join;
 pub mod limits;
 pub mod log;
 mod lookup;
@@ -29,3 +30,4 @@ pub mod receipt_json;
 pub mod serve;
 pub mod status;
 pub mod tls;
+mod worker;

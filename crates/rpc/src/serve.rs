@@ -16,13 +16,14 @@ use crate::{
     r#gen::{
         DESCRIPTOR, inference::grpc_inference_service_server::GrpcInferenceServiceServer,
         v1::inference_service_server::InferenceServiceServer,
-        v1::log_service_server::LogServiceServer,
+        v1::log_service_server::LogServiceServer, v1::worker_service_server::WorkerServiceServer,
     },
     health, http,
     infer::InferenceService,
     log::LogService,
     oip::OpenInference,
     tls::{Terms, Tls, accept},
+    worker::WorkerService,
 };
 
 /// Where plain, unencrypted listeners may be.
@@ -165,6 +166,11 @@ impl Listeners {
                     .max_encoding_message_size(max),
             )
             .add_service(LogServiceServer::new(LogService::new(Arc::clone(&door))))
+            .add_service(
+                WorkerServiceServer::new(WorkerService::new(Arc::clone(&door)))
+                    .max_decoding_message_size(WorkerService::message_bytes_max(&door))
+                    .max_encoding_message_size(max),
+            )
             .add_service(health)
             .add_service(reflection().build_v1().expect("the checked-in descriptors are whole"))
             .add_service(

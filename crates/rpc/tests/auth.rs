@@ -150,7 +150,7 @@ fn a_new_file_takes_over_and_forgets_nobody_who_stays() {
 async fn keys_work_over_grpc_and_http() {
     let hold = Hold::default();
     let device = Box::new(Stopping::new(&hold));
-    let node = start_with(Setup { gate, device, ..Setup::default() }).await;
+    let node = start_with(Setup { gate, devices: vec![device], ..Setup::default() }).await;
     let mut nobody = node.client().await;
     let status = nobody.inference.infer(ask_digits(seven())).await.unwrap_err();
     assert_eq!(

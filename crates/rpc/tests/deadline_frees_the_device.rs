@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Request};
 
 async fn node(hold: &Hold) -> common::Node {
-    start_with(Setup { device: Box::new(Stopping::new(hold)), ..Setup::default() }).await
+    start_with(Setup { devices: vec![Box::new(Stopping::new(hold))], ..Setup::default() }).await
 }
 
 /// A call that the device takes and keeps in its hands.

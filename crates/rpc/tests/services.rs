@@ -24,10 +24,11 @@ async fn health(node: &common::Node, service: &str) -> Result<ServingStatus, Cod
         .map_err(|status| status.code())
 }
 
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "",
     "hyperion.v1.InferenceService",
     "hyperion.v1.LogService",
+    "hyperion.v1.WorkerService",
     "inference.GRPCInferenceService",
     "hyperion.model.digits",
     "hyperion.model.letters",
@@ -67,6 +68,7 @@ async fn reflection_answers_in_both_versions() {
         "grpc.health.v1.Health",
         "hyperion.v1.InferenceService",
         "hyperion.v1.LogService",
+        "hyperion.v1.WorkerService",
         "inference.GRPCInferenceService",
     ];
 
@@ -109,7 +111,8 @@ async fn reflection_answers_in_both_versions() {
 async fn a_stop_lets_calls_under_way_end() {
     let hold = Hold::default();
     let mut node =
-        start_with(Setup { device: Box::new(Stopping::new(&hold)), ..Setup::default() }).await;
+        start_with(Setup { devices: vec![Box::new(Stopping::new(&hold))], ..Setup::default() })
+            .await;
     hold.close();
     let mut client = node.client().await;
     let call = tokio::spawn(async move { client.inference.infer(ask_digits(image(1))).await });

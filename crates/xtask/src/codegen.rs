@@ -20,15 +20,16 @@ pub(crate) struct Arguments {
 }
 
 /// What the node serves: Rust is generated and reflection answers for these alone.
-const SERVED: [&str; 4] = [
+const SERVED: [&str; 5] = [
     "hyperion/v1/types.proto",
     "hyperion/v1/inference.proto",
     "hyperion/v1/log.proto",
+    "hyperion/v1/worker.proto",
     "inference/grpc_service.proto",
 ];
 
 /// Surfaces that are specified and not served yet; they have to parse.
-const SPECIFIED: [&str; 2] = ["hyperion/v1/worker.proto", "hyperion/v1/audit.proto"];
+const SPECIFIED: [&str; 1] = ["hyperion/v1/audit.proto"];
 
 /// The served files as a `FileDescriptorSet`, which reflection sends to whoever asks.
 const DESCRIPTOR: &str = "descriptor.bin";

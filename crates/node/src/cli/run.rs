@@ -4,7 +4,8 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use axum::{Router, http::header, routing::get};
-use hyperion_engine::Clock as _;
+use hyperion_engine::{Clock as _, DeviceStats};
+use hyperion_primitives::Address;
 use hyperion_rpc::{auth::Keys, serve::Shutdown};
 use tokio::{
     net::TcpListener,
@@ -40,9 +41,12 @@ pub(crate) struct Arguments {
     #[arg(long = "model", value_name = "ALIAS=FILE")]
     models: Vec<String>,
     /// Devices to run on, over the configuration's: auto, cpu, cpu:avx2, cuda:0, cuda:all, wgpu:0, wgpu:all; commas
-    /// between several.
+    /// between several; none leaves all runs to workers.
     #[arg(long = "device", value_name = "NAMES")]
     devices: Option<String>,
+    /// One more worker that may attach from another host, by the address of its key; may be repeated.
+    #[arg(long = "worker", value_name = "ADDRESS")]
+    workers: Vec<Address>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -59,6 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(devices) = &arguments.devices {
         config.engine.devices.clone_from(devices);
     }
+    config.workers.keys.extend(&arguments.workers);
     for pair in &arguments.models {
         let (alias, path) =
             pair.split_once('=').with_context(|| format!("--model {pair}: want ALIAS=FILE"))?;
@@ -97,18 +102,18 @@ async fn serve(
         fired.cancel();
     })?;
     let stats = node.engine.stats();
-    let device = stats.devices.first().context("an engine has a device")?;
-    let backend = format!("{} {}", device.info.name, device.info.kernels);
+    let named = |device: &DeviceStats| format!("{} {}", device.info.name, device.info.kernels);
+    let backend = stats.devices.first().map_or_else(|| "none".to_owned(), named);
+    let threads = stats.devices.first().map_or(0, |device| device.info.threads);
     let metrics =
         Arc::new(Metrics::new(node.engine.clone(), Arc::clone(&node.ledger), backend.clone()));
 
     let data =
         if is_dev { "<temporary>".to_owned() } else { config.data_dir.display().to_string() };
     say!(
-        "hyperion {}   chain {}   data {data}   devices {backend} ({} threads)",
+        "hyperion {}   chain {}   data {data}   devices {backend} ({threads} threads)",
         env!("CARGO_PKG_VERSION"),
-        node.chain.chain_id,
-        device.info.threads
+        node.chain.chain_id
     )?;
     say!(
         "grpc {}   http {}   metrics {}",
@@ -116,6 +121,10 @@ async fn serve(
         listeners.http_address(),
         metrics_listener.local_addr()?
     )?;
+    if !config.workers.keys.is_empty() {
+        let (node, keys) = (node.engine.worker(), config.workers.keys.len());
+        say!("workers {keys} may attach to node {node}")?;
+    }
     say!("log key {}", node.ledger.key())?;
     if let Err(error) = known_logs::remember(&node.ledger.key(), is_dev) {
         tracing::warn!("receipts need --log-key here: {error:#}");

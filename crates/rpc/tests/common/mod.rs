@@ -5,9 +5,10 @@ pub(crate) mod device;
 pub(crate) mod ledger;
 mod models;
 pub(crate) mod raw;
+pub(crate) mod worker;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, OnceLock,
@@ -61,7 +62,7 @@ impl Clock for RealClock {
     }
 }
 
-struct TestSigner(sign::SigningKey);
+pub(crate) struct TestSigner(pub(crate) sign::SigningKey);
 
 impl Signer for TestSigner {
     fn address(&self) -> Address {
@@ -133,7 +134,9 @@ pub(crate) struct Setup {
     pub(crate) limits: Limits,
     pub(crate) gate: fn(Arc<dyn Clock>) -> Gate,
     pub(crate) serve: ServeConfig,
-    pub(crate) device: Box<dyn Backend>,
+    pub(crate) devices: Vec<Box<dyn Backend>>,
+    /// Workers that may attach.
+    pub(crate) workers: Vec<Address>,
     /// Whether claims are logged as they come; else by [`Node::log_claims`].
     pub(crate) log_at_once: bool,
 }
@@ -151,7 +154,8 @@ impl Default for Setup {
                 grace: Duration::from_secs(5),
                 ..ServeConfig::default()
             },
-            device: Box::new(hyperion_ops::Reference::new(1 << 30)),
+            devices: vec![Box::new(hyperion_ops::Reference::new(1 << 30))],
+            workers: Vec::new(),
             log_at_once: true,
         }
     }
@@ -183,20 +187,13 @@ pub(crate) async fn start_with(setup: Setup) -> Node {
     registry.add("digits", digits()).unwrap();
     registry.add("letters", letters()).unwrap();
     let (sink, claims) = mpsc::channel();
-    let config = setup.engine;
-    let device = setup.device;
+    let workers: BTreeSet<Address> = setup.workers.into_iter().collect();
+    let config = EngineConfig { workers_max: workers.len(), ..setup.engine };
+    let devices = setup.devices;
     let engine_clock = Arc::clone(&clock);
     let engine = tokio::task::spawn_blocking(move || {
         let signer = Arc::new(TestSigner(key(7)));
-        Engine::new(
-            config,
-            registry,
-            vec![device],
-            signer,
-            DOMAIN,
-            engine_clock,
-            Box::new(Sink(sink)),
-        )
+        Engine::new(config, registry, devices, signer, DOMAIN, engine_clock, Box::new(Sink(sink)))
     });
     let engine = engine.await.unwrap().unwrap();
 
@@ -222,6 +219,7 @@ pub(crate) async fn start_with(setup: Setup) -> Node {
         faces: faces(),
         prices: Arc::new(TestPrices),
         gate: (setup.gate)(Arc::clone(&clock)),
+        workers,
         limits: setup.limits,
         clock,
         readiness: Arc::clone(&word) as _,
