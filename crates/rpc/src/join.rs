@@ -78,6 +78,9 @@ pub enum JoinError {
     /// The node does not want this worker, and will not by asking again.
     #[error("the node refuses this worker: {0}")]
     Refused(String),
+    /// The node's address is none.
+    #[error("`{0}` is no address of a node: want http://HOST:PORT or https://HOST:PORT")]
+    Address(String),
     /// The address or the token cannot be used.
     #[error(transparent)]
     Client(#[from] ClientError),
@@ -118,6 +121,9 @@ pub async fn join(
     config: JoinConfig,
     stop: CancellationToken,
 ) -> Result<Joined, JoinError> {
+    if !["http://", "https://"].iter().any(|scheme| config.node.starts_with(scheme)) {
+        return Err(JoinError::Address(config.node));
+    }
     let bearer = Bearer::new(&config.client)?;
     let node = endpoint(&config.node, &config.client)?;
     let mut desk = Desk::new(engine, clock, &config);

@@ -303,5 +303,5 @@ async fn a_node_that_is_not_there_is_looked_for_only_so_long() {
     assert!(cause.contains("refused"), "{cause}");
     let nowhere = JoinConfig { node: "nowhere at all".to_owned(), ..worker::config("") };
     let worker = worker::start_with(nowhere, 9, Box::new(Reference::new(1 << 30))).await;
-    assert!(matches!(worker.joined.await.unwrap(), Err(JoinError::Client(_))));
+    assert!(matches!(worker.joined.await.unwrap(), Err(JoinError::Address(_))));
 }
