@@ -672,6 +672,7 @@ impl Node {
             faces,
             prices: Arc::new(Nothing),
             gate: Gate::open(Arc::clone(&clock) as _),
+            workers: Default::default(),
             limits: Limits {
                 message_bytes_max: MESSAGE_MAX,
                 tensor_bytes_max: 128 << 10,

@@ -368,6 +368,7 @@ impl Node {
             faces: Default::default(),
             prices: Arc::new(Nothing),
             gate: Gate::open(Arc::clone(&clock) as _),
+            workers: Default::default(),
             limits: Limits::default(),
             clock,
             readiness: Arc::new(Nothing),

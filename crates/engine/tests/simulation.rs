@@ -564,7 +564,9 @@ impl World {
                         _ => 100 + self.mix.below(2_000),
                     };
                     self.after(took_us, Event::Result(worker, leased.lease));
-                    self.workers[worker].held.insert(leased.lease, *leased);
+                    let Afar { held, slots, .. } = &mut self.workers[worker];
+                    held.insert(leased.lease, *leased);
+                    assert!(held.len() as u32 <= *slots, "seed {}: more than its room", self.seed);
                 }
                 Order::Probe { probe, .. } => self.after(300, Event::Answer(worker, probe)),
                 Order::Cancel(lease) => {

@@ -243,9 +243,14 @@ impl Code {
                 No,
                 "a key is needed, or the one sent is unknown, wrong or expired",
             ),
-            Self::Forbidden => {
-                ("forbidden", Grpc::PermissionDenied, 403, None, No, "the key lacks the scope")
-            }
+            Self::Forbidden => (
+                "forbidden",
+                Grpc::PermissionDenied,
+                403,
+                None,
+                No,
+                "the key lacks the scope, or a worker may not attach",
+            ),
             Self::SignatureInvalid => (
                 "signature_invalid",
                 Grpc::PermissionDenied,

@@ -18,6 +18,8 @@ use crate::{
 const KEEP: Duration = Duration::from_secs(600);
 const KEPT_MAX: usize = 4096;
 const KEPT_BYTES_MAX: usize = 256 << 20;
+/// Leases that one heartbeat names; a node takes no more.
+const BEATS_MAX: usize = 4096;
 /// Leases taken for each slot: credit and leases cross on the way.
 const LEASES_PER_SLOT: usize = 4;
 /// Known questions at a time.
@@ -138,7 +140,8 @@ impl Desk {
     }
 
     pub(super) fn heartbeat(&self) -> Said {
-        let names = self.held.keys().chain(self.kept.keys());
+        // What is done needs no lease to be taken; what is not comes first.
+        let names = self.held.keys().chain(self.kept.keys()).take(BEATS_MAX);
         Said::Heartbeat(v1::Heartbeat { lease_ids: names.map(copied).collect() })
     }
 
