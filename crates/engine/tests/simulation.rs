@@ -564,9 +564,11 @@ impl World {
                         _ => 100 + self.mix.below(2_000),
                     };
                     self.after(took_us, Event::Result(worker, leased.lease));
-                    let Afar { held, slots, .. } = &mut self.workers[worker];
+                    let Afar { held, slots, holds, .. } = &mut self.workers[worker];
                     held.insert(leased.lease, *leased);
-                    assert!(held.len() as u32 <= *slots, "seed {}: more than its room", self.seed);
+                    // Credit is said for each model.
+                    let room = *slots as usize * holds.len();
+                    assert!(held.len() <= room, "seed {}: more than its room", self.seed);
                 }
                 Order::Probe { probe, .. } => self.after(300, Event::Answer(worker, probe)),
                 Order::Cancel(lease) => {

@@ -76,6 +76,9 @@ impl Device {
     /// Takes it out of service until it passes its test.
     pub(super) fn out(&mut self, reason: &str) {
         self.duty = Duty::Out { reason: reason.to_owned(), failed_tests: 0 };
+        if let Some(remote) = &mut self.remote {
+            remote.forget_asking();
+        }
     }
 
     pub(super) const fn is_local(&self) -> bool {
@@ -167,7 +170,7 @@ impl Machine {
             Duty::Out { .. } => {}
             Duty::Busy { .. } => at.condemned = Some(why),
             Duty::Idle { .. } | Duty::Probing { .. } => {
-                at.duty = Duty::Out { reason: why.to_owned(), failed_tests: 0 };
+                at.out(why);
                 self.effects.wake.push(device);
                 self.wake_all();
             }
@@ -348,7 +351,7 @@ impl Machine {
             };
             let reason = "the device has been silent for longer than a lease";
             self.stats.devices_lost += 1;
-            self.devices[device].duty = Duty::Out { reason: reason.to_owned(), failed_tests: 0 };
+            self.devices[device].out(reason);
             if let Some(lease) = lease {
                 self.give_back(lease, reason, now_us);
             }

@@ -199,6 +199,8 @@ pub(super) struct Remote {
     /// Known questions that it is to be asked, and those that it has been.
     to_ask: Vec<usize>,
     asked: BTreeMap<u64, Asked>,
+    /// While it is out of service and being asked: when the questions are asked anew.
+    asked_until_us: Option<u64>,
     to_cancel: Vec<LeaseId>,
     draining: bool,
     /// Why it may not attach, and until when.
@@ -206,6 +208,11 @@ pub(super) struct Remote {
 }
 
 impl Remote {
+    /// Whatever it was asked, it has to be asked anew.
+    pub(super) const fn forget_asking(&mut self) {
+        self.asked_until_us = None;
+    }
+
     pub(super) const fn takes_work(&self) -> bool {
         self.session.is_some() && !self.draining
     }
@@ -285,6 +292,7 @@ impl Machine {
             held: 0,
             to_ask: Vec::new(),
             asked: BTreeMap::new(),
+            asked_until_us: None,
             to_cancel: Vec::new(),
             draining: false,
             barred: None,

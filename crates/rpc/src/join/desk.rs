@@ -20,8 +20,8 @@ const KEPT_MAX: usize = 4096;
 const KEPT_BYTES_MAX: usize = 256 << 20;
 /// Leases that one heartbeat names; a node takes no more.
 const BEATS_MAX: usize = 4096;
-/// Leases taken for each slot: credit and leases cross on the way.
-const LEASES_PER_SLOT: usize = 4;
+/// Leases taken for each slot and model: credit and leases cross on the way.
+const LEASES_PER_SLOT: usize = 2;
 /// Known questions at a time.
 const PROBES_MAX: usize = 64;
 /// Seconds by which the clocks of node and worker may differ.
@@ -292,7 +292,8 @@ impl Desk {
         if !self.open {
             return Err((FailureKind::Cancelled, "this worker is about to end".to_owned()));
         }
-        if self.held.len() >= self.slots * LEASES_PER_SLOT {
+        let models = self.engine.models().len();
+        if self.held.len() >= self.slots * models * LEASES_PER_SLOT {
             return Err((FailureKind::NoMemory, format!("{} jobs are held", self.held.len())));
         }
         let now_s = self.clock.unix_s();

@@ -7,7 +7,7 @@ use hyperion_model::Tensor;
 use super::{
     super::{
         JobKey, LeaseId, Machine, Work,
-        device::{DeviceIndex, Duty},
+        device::{Device, DeviceIndex, Duty},
         lease::Finished,
     },
     Asked, Delivered, End, Fault, Leased, Order, Seat, Terms, WORKER_JOBS_MAX,
@@ -37,8 +37,14 @@ impl Machine {
         }
         let since_us = match device.duty {
             Duty::Idle { since_us } => since_us,
-            Duty::Out { .. } => return self.ask_all(seat.device, now_us),
-            Duty::Probing { .. } | Duty::Busy { .. } => return self.ask_next(seat.device),
+            Duty::Out { .. } if remote.asked_until_us.is_none_or(|until_us| until_us <= now_us) => {
+                let until_us = now_us.saturating_add(self.lease_us);
+                remote.asked_until_us = Some(until_us);
+                return self.ask_all(seat.device);
+            }
+            Duty::Out { .. } | Duty::Probing { .. } | Duty::Busy { .. } => {
+                return self.ask_next(seat.device);
+            }
         };
         if let Some(key) = self.next_job(seat.device) {
             return Order::Lease(Box::new(self.lease_to(
@@ -56,13 +62,14 @@ impl Machine {
         if probe_us > now_us {
             return Order::Wait(Some(probe_us));
         }
-        self.ask_all(seat.device, now_us)
+        let until_us = now_us.saturating_add(self.lease_us);
+        self.devices[seat.device].duty = Duty::Probing { until_us };
+        self.ask_all(seat.device)
     }
 
     /// Begins to ask a worker the known question of each of its models.
-    fn ask_all(&mut self, device: DeviceIndex, now_us: u64) -> Order {
+    fn ask_all(&mut self, device: DeviceIndex) -> Order {
         let at = &mut self.devices[device];
-        at.duty = Duty::Probing { until_us: now_us.saturating_add(self.lease_us) };
         let held = at.holds.iter().enumerate().filter(|(_, holds)| **holds);
         let to_ask = held.map(|(model, _)| model).collect();
         let remote = at.remote.as_mut().expect("a worker's device");
@@ -72,7 +79,7 @@ impl Machine {
 
     fn ask_next(&mut self, device: DeviceIndex) -> Order {
         let remote = self.devices[device].remote.as_mut().expect("a worker's device");
-        let Some(model) = remote.to_ask.pop() else { return Order::Wait(None) };
+        let Some(model) = remote.to_ask.pop() else { return Order::Wait(remote.asked_until_us) };
         self.drawn += 1;
         remote.asked.insert(self.drawn, Asked { model, answered: false });
         Order::Probe { probe: self.drawn, model }
@@ -92,15 +99,20 @@ impl Machine {
         }
         self.stats.devices[seat.device].probes += 1;
         let device = &mut self.devices[seat.device];
-        let remote = device.remote.as_ref().expect("it has a seat");
-        let is_last = remote.asked.is_empty() && remote.to_ask.is_empty();
-        if is_last && matches!(device.duty, Duty::Probing { .. }) {
+        let remote = device.remote.as_mut().expect("it has a seat");
+        if !remote.asked.is_empty() || !remote.to_ask.is_empty() {
+            return;
+        }
+        // A question from before it went out of service does not bring it back.
+        let is_tested = remote.asked_until_us.take().is_some();
+        if is_tested || matches!(device.duty, Duty::Probing { .. }) {
             device.duty = Duty::Idle { since_us: now_us };
             self.wake_all();
         }
     }
 
-    /// The job whose turn it is at a worker: the oldest of the highest class, of models for which it has room.
+    /// The job whose turn it is at a worker: the oldest of the highest class, of models for which it has room. What an
+    /// idle device here is about to take stays here.
     fn next_job(&self, device: DeviceIndex) -> Option<JobKey> {
         let remote = self.devices[device].remote.as_ref()?;
         if !remote.takes_work() || remote.held >= WORKER_JOBS_MAX {
@@ -108,9 +120,21 @@ impl Machine {
         }
         [Class::Paid, Class::Free].into_iter().find_map(|class| {
             let models = remote.credits.iter().enumerate().filter(|(_, slots)| **slots > 0);
-            let heads = models.filter_map(|(model, _)| self.eligible(device, model, class).next());
+            let heads = models.filter_map(|(model, _)| {
+                let head = self.eligible(device, model, class).next()?;
+                (!self.is_taken_here(model, class, head)).then_some(head)
+            });
             heads.min()
         })
+    }
+
+    /// Whether an idle device here may run the job: it has been woken for it.
+    fn is_taken_here(&self, model: usize, class: Class, job: JobKey) -> bool {
+        let idle = |device: &Device| {
+            device.is_local() && device.holds[model] && matches!(device.duty, Duty::Idle { .. })
+        };
+        let mut idle = self.devices.iter().enumerate().filter(|(_, device)| idle(device));
+        idle.any(|(at, _)| self.eligible(at, model, class).any(|key| key == job))
     }
 
     fn lease_to(
