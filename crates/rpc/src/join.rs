@@ -1,9 +1,9 @@
 //! `hyperion.v1.WorkerService`, the worker's side: a local engine works for a node on another host.
 //!
-//! [`join`] dials the node and dials again when the connection ends, for as long as the worker runs. A connection is one
-//! `session`; what it has taken and what it owes lives longer, in [`Desk`]: a worker that cannot reach its node finishes
+//! [`join()`] dials the node and dials again when the connection ends, for as long as the worker runs. A connection is one
+//! `session`; what it has taken and what it owes lives longer, in `desk.rs`: a worker that cannot reach its node finishes
 //! what it holds and keeps the results for ten minutes. It signs, so it takes nothing on the node's word: `desk.rs` has
-//! the checks.
+//! the checks, too.
 
 mod desk;
 
