@@ -28,10 +28,25 @@ impl<'b> Binding<'b> {
 pub(crate) struct Pass<'g> {
     gpu: &'g Gpu,
     kernels: &'g Kernels,
-    dispatches: Vec<Dispatch>,
+    commands: Vec<Command>,
     /// Parameters of all dispatches, each block where a uniform binding may start.
     params: Vec<u8>,
     params_align: usize,
+}
+
+/// What is recorded, in order.
+enum Command {
+    Dispatch(Dispatch),
+    Copy(Copy),
+}
+
+/// Bytes that go from one buffer to another, all of them multiples of 4.
+pub(crate) struct Copy {
+    pub(crate) from: wgpu::Buffer,
+    pub(crate) from_at: u64,
+    pub(crate) to: wgpu::Buffer,
+    pub(crate) to_at: u64,
+    pub(crate) bytes: u64,
 }
 
 struct Dispatch {
@@ -48,7 +63,7 @@ impl<'g> Pass<'g> {
     pub(crate) fn new(gpu: &'g Gpu, kernels: &'g Kernels) -> Self {
         let align = gpu.device.limits().min_uniform_buffer_offset_alignment as usize;
         let params_align = PARAMS_BYTES.next_multiple_of(align);
-        Self { gpu, kernels, dispatches: Vec::new(), params: Vec::new(), params_align }
+        Self { gpu, kernels, commands: Vec::new(), params: Vec::new(), params_align }
     }
 
     /// Appends a dispatch: the bindings in the order of the shader, its parameters, workgroups along x and y.
@@ -80,15 +95,22 @@ impl<'g> Pass<'g> {
         let end = params_at as usize + self.params_align;
         assert!(self.params.len() <= params_at as usize + PARAMS_BYTES, "a block is small");
         self.params.resize(end, 0);
-        self.dispatches.push(Dispatch { kernel, bindings, params_at, groups });
+        let dispatch = Dispatch { kernel, bindings, params_at, groups };
+        self.commands.push(Command::Dispatch(dispatch));
+    }
+
+    /// Appends a copy.
+    pub(crate) fn copy(&mut self, copy: Copy) {
+        self.commands.push(Command::Copy(copy));
     }
 
     /// Gives everything recorded to the device.
     pub(crate) fn submit(self) -> Result<(), BackendError> {
-        let Self { gpu, kernels, dispatches, params, .. } = self;
-        if dispatches.is_empty() {
+        let Self { gpu, kernels, commands, mut params, .. } = self;
+        if commands.is_empty() {
             return gpu.check();
         }
+        params.resize(params.len().max(PARAMS_BYTES), 0);
         let usage = BufferUsages::UNIFORM | BufferUsages::COPY_DST;
         let buffer = gpu.buffer(params.len() as u64, usage)?;
         gpu.queue.write_buffer(&buffer, 0, &params);
@@ -106,9 +128,16 @@ impl<'g> Pass<'g> {
             }],
         });
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
-        {
+        // Copies stand between passes; dispatches in a row share one.
+        let is_copy = |command: &Command| matches!(command, Command::Copy(_));
+        for run in commands.chunk_by(|one, next| is_copy(one) == is_copy(next)) {
+            if is_copy(&run[0]) {
+                run.iter().for_each(|command| command.copy(&mut encoder));
+                continue;
+            }
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for dispatch in &dispatches {
+            for command in run {
+                let Command::Dispatch(dispatch) = command else { continue };
                 let [x, y] = dispatch.groups;
                 pass.set_pipeline(&kernels.get(dispatch.kernel).pipeline);
                 pass.set_bind_group(0, &dispatch.bindings, &[]);
@@ -118,5 +147,13 @@ impl<'g> Pass<'g> {
         }
         gpu.queue.submit([encoder.finish()]);
         gpu.check()
+    }
+}
+
+impl Command {
+    fn copy(&self, encoder: &mut wgpu::CommandEncoder) {
+        if let Self::Copy(Copy { from, from_at, to, to_at, bytes }) = self {
+            encoder.copy_buffer_to_buffer(from, *from_at, to, *to_at, *bytes);
+        }
     }
 }

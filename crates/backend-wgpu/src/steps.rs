@@ -1,5 +1,7 @@
 //! Each operator as dispatches.
 
+mod cached;
+
 use hyperion_ops::{
     ActivationTable, AttentionShape, Backend, BackendError, BufferId, DeviceInfo, DeviceKind,
     NormKind, NormShape, Pairing, PoolMode, RopeShape, Sequence, Step, View, WeightId, Weights,
@@ -256,6 +258,9 @@ impl<'d> Recorder<'d> {
             }
             Step::Attention { shape, sequences, q, k, v, out } => {
                 return self.attention(shape, sequences, [q, k, v], out);
+            }
+            Step::CachedAttention { shape, sequences, cache, q, k, v, out } => {
+                return self.cached_attention(shape, sequences, cache, [q, k, v], out);
             }
             Step::Activation { table, input, out } => self.activation(table, input, out),
             Step::Gate { gate, up, out } => self.pair(Kernel::Gate, gate, up, out),

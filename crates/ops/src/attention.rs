@@ -134,6 +134,11 @@ impl CodeRows {
         self.scales.push(quantize(x, kmin, &mut self.codes[start..]));
     }
 
+    fn push_codes(&mut self, (codes, scale): (&[i8], RowScale)) {
+        self.codes.extend_from_slice(codes);
+        self.scales.push(scale);
+    }
+
     fn row(&self, row: usize, width: usize) -> (&[i8], RowScale) {
         (&self.codes[row * width..][..width], self.scales[row])
     }
@@ -168,6 +173,12 @@ impl KeyValues {
                 self.values[head].push(&v[columns], KMIN);
             }
         }
+    }
+
+    /// Appends to one head a key and a value that are quantized already.
+    pub(crate) fn push(&mut self, head: usize, key: (&[i8], RowScale), value: (&[i8], RowScale)) {
+        self.keys[head].push_codes(key);
+        self.values[head].push_codes(value);
     }
 
     /// Absolute positions of the rows.

@@ -10,7 +10,9 @@ use core::fmt;
 
 use hyperion_primitives::{B256, Dtype};
 
-use crate::{ActivationTable, AttentionShape, LinearShape, NormShape, PoolMode, RopeShape};
+use crate::{
+    ActivationTable, AttentionShape, LinearShape, NormShape, PoolMode, RopeShape, cache::PageShape,
+};
 
 /// Names memory that [`Backend::alloc`] reserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +55,18 @@ pub struct Sequence {
     pub rows: u32,
     /// Absolute position of the first of them.
     pub position: u32,
+}
+
+/// Keys and values of the sequences of a batch, quantized, in pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache<'a> {
+    /// Page `i` begins at byte `i * page.bytes()`.
+    pub buffer: BufferId,
+    /// Sizes of a page.
+    pub page: PageShape,
+    /// Of each sequence, in order, the pages of its positions from 0 on. Sequences may share pages that are read;
+    /// one that is written is its own.
+    pub pages: &'a [&'a [u32]],
 }
 
 /// Codes of an embedding table, row-major.
@@ -172,6 +186,23 @@ pub enum Step<'a> {
         shape: AttentionShape,
         /// Which rows belong together.
         sequences: &'a [Sequence],
+        /// i32 Q16 `[rows, heads * head_dim]`.
+        q: View,
+        /// i32 Q16 `[rows, kv_heads * head_dim]`.
+        k: View,
+        /// i32 Q16 `[rows, kv_heads * head_dim]`.
+        v: View,
+        /// i32 Q16 `[rows, heads * head_dim]`.
+        out: View,
+    },
+    /// Adds each sequence's rows to its cache, then attends from them to its cached rows that they see.
+    CachedAttention {
+        /// Heads and flags; causal.
+        shape: AttentionShape,
+        /// Which rows belong together; every position before them is cached.
+        sequences: &'a [Sequence],
+        /// Where each sequence's keys and values are; a buffer of no other view.
+        cache: Cache<'a>,
         /// i32 Q16 `[rows, heads * head_dim]`.
         q: View,
         /// i32 Q16 `[rows, kv_heads * head_dim]`.

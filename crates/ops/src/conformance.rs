@@ -65,11 +65,13 @@ pub enum Stem {
     ProgramEncoder,
     /// A generator's prefill of two blocks.
     ProgramDecoder,
+    /// Attention to a cache, and the cache.
+    Cache,
 }
 
 impl Stem {
     /// Every stem, in the order of the pinned text.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Quantize,
         Self::Gemm,
         Self::Requantize,
@@ -88,6 +90,7 @@ impl Stem {
         Self::Sample,
         Self::ProgramEncoder,
         Self::ProgramDecoder,
+        Self::Cache,
     ];
 
     /// Name of its section; for an operator also that of its file in `crates/ops/src/`.
@@ -111,6 +114,7 @@ impl Stem {
             Self::Sample => "sample",
             Self::ProgramEncoder => "program_encoder",
             Self::ProgramDecoder => "program_decoder",
+            Self::Cache => "cache",
         }
     }
 

@@ -213,6 +213,11 @@ impl Cpu {
     }
 
     fn attention<K: Products>(&mut self, k: K, step: AttentionStep<'_>) {
+        if let Some(cache) = step.cache {
+            let mut pages = core::mem::take(&mut self.buffers[cache.buffer.0 as usize]);
+            heads::append(k, &self.buffers, step, cache, pages.as_mut_slice());
+            self.buffers[cache.buffer.0 as usize] = pages;
+        }
         let mut groups = heads::groups(step, self.context.as_mut_slice());
         // Groups differ in length, so threads take them as they get free, in few portions.
         let portions = if self.parallel.threads() > 1 { 8 * self.parallel.threads() } else { 1 };
@@ -305,7 +310,10 @@ impl Cpu {
             Step::Gate { .. } => Step::Gate { gate: first, up: second, out: copy },
             Step::Add { .. } => Step::Add { lhs: first, rhs: second, out: copy },
             Step::Argmax { .. } => Step::Argmax { input: first, out: copy },
-            Step::Rows { .. } | Step::Pool { .. } | Step::Attention { .. } => {
+            Step::Rows { .. }
+            | Step::Pool { .. }
+            | Step::Attention { .. }
+            | Step::CachedAttention { .. } => {
                 unreachable!("these are stages of their own")
             }
         };

@@ -23,6 +23,7 @@ pub mod add;
 pub mod argmax;
 pub mod attention;
 mod backend;
+pub mod cache;
 pub mod conformance;
 pub mod constant;
 #[cfg(feature = "std")]
@@ -48,8 +49,8 @@ pub mod table;
 pub use activation::ActivationTable;
 pub use attention::AttentionShape;
 pub use backend::{
-    Backend, BackendError, BufferId, DeviceInfo, DeviceKind, Parallel, Sequence, Serial, Step,
-    TableCodes, View, WeightId, Weights,
+    Backend, BackendError, BufferId, Cache, DeviceInfo, DeviceKind, Parallel, Sequence, Serial,
+    Step, TableCodes, View, WeightId, Weights,
 };
 #[cfg(feature = "std")]
 pub use cpu::{Cpu, KernelSet};

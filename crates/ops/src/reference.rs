@@ -8,12 +8,13 @@ use alloc::{borrow::ToOwned as _, vec, vec::Vec};
 use hyperion_primitives::{Dtype, limits::padded_depth, w8r};
 
 use crate::{
-    Backend, BackendError, BufferId, DeviceInfo, DeviceKind, LinearShape, LinearWeights, Sequence,
-    Step, TableCodes, View, WeightId, Weights,
+    AttentionShape, Backend, BackendError, BufferId, Cache, DeviceInfo, DeviceKind, LinearShape,
+    LinearWeights, Sequence, Step, TableCodes, View, WeightId, Weights,
     activation::activation,
     add::add,
     argmax::argmax,
     attention::{KeyValues, attention},
+    cache,
     embed::embed,
     gate::gate,
     linear::linear,
@@ -189,6 +190,9 @@ impl Reference {
                 });
                 (out, rows)
             }
+            Step::CachedAttention { shape, sequences, cache, q, k, v, out } => {
+                (out, self.cached_attention(shape, sequences, cache, [q, k, v]))
+            }
             Step::Activation { table, input, out } => {
                 (out, self.map(input, |x, y| activation(table, x, y)))
             }
@@ -255,6 +259,31 @@ impl Reference {
                     let (codes, mantissa, exponent) = table.row(row);
                     position(codes, mantissa, exponent, x, out);
                 }
+            }
+        })
+    }
+
+    fn cached_attention(
+        &mut self,
+        shape: AttentionShape,
+        sequences: &[Sequence],
+        cache: Cache<'_>,
+        [q, k, v]: [View; 3],
+    ) -> Vec<i32> {
+        let (keys, values) = (self.load(k), self.load(v));
+        let buffer = &mut self.buffers[cache.buffer.0 as usize];
+        for (sequence, pages) in sequences.iter().zip(cache.pages) {
+            let place = span(sequence, k.width as usize);
+            let (k, v) = (&keys[place.clone()], &values[place]);
+            cache::append(cache.page, buffer, pages, sequence.position, k, v);
+        }
+        let buffer = &self.buffers[cache.buffer.0 as usize];
+        self.map(q, |x, out| {
+            for (sequence, pages) in sequences.iter().zip(cache.pages) {
+                let positions = 0..sequence.position + sequence.rows;
+                let cached = cache::load(shape, cache.page, buffer, pages, positions);
+                let place = span(sequence, q.width as usize);
+                attention(shape, &cached, sequence.position, &x[place.clone()], &mut out[place]);
             }
         })
     }

@@ -9,6 +9,7 @@ use hyperion_ops::{
     add::add,
     argmax::argmax,
     attention::{KeyValues, attention},
+    cache::{PageShape, append},
     conformance::Stem,
     constant::rope_frequency,
     embed::embed,
@@ -178,6 +179,15 @@ fn compute(name: &str, arguments: &Value) -> Value {
             let mut out = vec![0; x[0].len()];
             pool_unit(mode(arg(0)), &x.concat(), &mut out);
             json!([out])
+        }
+        "cache" => {
+            let (k, v): (Vec<i32>, Vec<i32>) = (read(arg(0)), read(arg(1)));
+            let head_dim = u32::try_from(k.len()).unwrap();
+            let shape = AttentionShape::new(1, 1, head_dim).unwrap().with_causal(0);
+            let page = PageShape::new(shape, 1).unwrap();
+            let mut bytes = vec![0xff; usize::try_from(page.bytes()).unwrap()];
+            append(page, &mut bytes, &[0], 0, &k, &v);
+            json!([bytes])
         }
         "argmax" => json!([argmax(&read::<Vec<i32>>(arg(0)))]),
         "sample" => {

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::{
+    cache::{PageShape, step_of},
     cpu::Aligned,
     lanes::{Lanes, Work},
     quantize::{KMIN, KMIN_SCORE, kernel::quantize},
@@ -108,23 +109,23 @@ impl Head {
         let (rows, head_dim) = (row..(*rows).min(row + QUAD), *head_dim);
         let codes = codes.each_mut().map(|codes| &mut codes[..head_dim.next_multiple_of(32)]);
         let codes = quantize_rows(l, rows.clone(), (keys, KMIN_SCORE), codes, &mut self.key_steps);
-        let width = key_width(head_dim);
-        let panel = &mut self.keys.as_mut_slice()[row / KEYS * KEYS * width..][..KEYS * width];
-        let pairs = codes.each_ref().map(|codes| codes.as_chunks::<2>().0);
-        for (index, pair) in panel.as_chunks_mut::<{ 2 * KEYS }>().0.iter_mut().enumerate() {
-            let place = &mut pair.as_chunks_mut::<2>().0[row % KEYS..][..QUAD];
-            for (place, pairs) in place.iter_mut().zip(pairs) {
-                *place = pairs[index].map(i16::from);
-            }
-        }
-        let [c0, c1, c2, c3] = quantize_rows(l, rows, (values, KMIN), codes, &mut self.value_steps)
-            .map(|codes| &*codes);
-        let width = value_width(head_dim);
-        let quad = &mut self.values.as_mut_slice()[row / QUAD * QUAD * width..][..QUAD * width];
-        let codes = c0.iter().zip(c1).zip(c2.iter().zip(c3));
-        for (column, ((c0, c1), (c2, c3))) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(codes) {
-            *column = [*c0, *c1, *c2, *c3];
-        }
+        place_keys(self.keys.as_mut_slice(), row, head_dim, codes.each_ref().map(|codes| &**codes));
+        let codes = quantize_rows(l, rows, (values, KMIN), codes, &mut self.value_steps);
+        let values = self.values.as_mut_slice();
+        place_values(values, row, head_dim, codes.map(|codes| &*codes));
+    }
+
+    /// Packs four rows of a cache, or as many as there are from `row` on.
+    #[inline(always)]
+    fn load_quad(&mut self, row: usize, cached: Cached<'_>) {
+        let Self { rows, head_dim, codes, .. } = self;
+        let (rows, head_dim) = (row..(*rows).min(row + QUAD), *head_dim);
+        let codes = codes.each_mut().map(|codes| &mut codes[..head_dim.next_multiple_of(32)]);
+        let codes = load_rows(rows.clone(), (cached, false), codes, &mut self.key_steps);
+        place_keys(self.keys.as_mut_slice(), row, head_dim, codes.each_ref().map(|codes| &**codes));
+        let codes = load_rows(rows, (cached, true), codes, &mut self.value_steps);
+        let values = self.values.as_mut_slice();
+        place_values(values, row, head_dim, codes.map(|codes| &*codes));
     }
 
     /// Brings the steps of all keys to one exponent, once every row is set.
@@ -219,6 +220,93 @@ fn quantize_rows<'c, L: Lanes>(
             continue;
         }
         let scale = quantize(l, elements.row(row), kmin, codes);
+        steps.mantissas[row] = scale.mantissa.into();
+        steps.exponents[row] = scale.exponent.into();
+    }
+    codes
+}
+
+/// Puts the codes of four rows of keys where kernels read them.
+#[inline(always)]
+fn place_keys(keys: &mut [i16], row: usize, head_dim: usize, codes: [&[i8]; QUAD]) {
+    let width = key_width(head_dim);
+    let panel = &mut keys[row / KEYS * KEYS * width..][..KEYS * width];
+    let pairs = codes.map(|codes| codes.as_chunks::<2>().0);
+    for (index, pair) in panel.as_chunks_mut::<{ 2 * KEYS }>().0.iter_mut().enumerate() {
+        let place = &mut pair.as_chunks_mut::<2>().0[row % KEYS..][..QUAD];
+        for (place, pairs) in place.iter_mut().zip(pairs) {
+            *place = pairs[index].map(i16::from);
+        }
+    }
+}
+
+/// Puts the codes of four rows of values where kernels read them.
+#[inline(always)]
+fn place_values(values: &mut [i8], row: usize, head_dim: usize, codes: [&[i8]; QUAD]) {
+    let width = value_width(head_dim);
+    let quad = &mut values[row / QUAD * QUAD * width..][..QUAD * width];
+    let [c0, c1, c2, c3] = codes;
+    let codes = c0.iter().zip(c1).zip(c2.iter().zip(c3));
+    for (column, ((c0, c1), (c2, c3))) in quad.as_chunks_mut::<QUAD>().0.iter_mut().zip(codes) {
+        *column = [*c0, *c1, *c2, *c3];
+    }
+}
+
+/// Rows of one head of a sequence's cache.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cached<'a> {
+    pub(crate) page: PageShape,
+    /// The sequence's pages.
+    pub(crate) pages: &'a [u32],
+    /// All pages.
+    pub(crate) words: &'a [i32],
+    pub(crate) kv_head: usize,
+    /// Absolute position of row 0.
+    pub(crate) first: u32,
+}
+
+/// Packs every row of a head that has begun, from a cache.
+#[derive(Debug)]
+pub(crate) struct Unpack<'a> {
+    pub(crate) head: &'a mut Head,
+    pub(crate) cached: Cached<'a>,
+}
+
+impl<L: Lanes> Work<L> for Unpack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self, _: L) {
+        for row in (0..self.head.rows).step_by(QUAD) {
+            self.head.load_quad(row, self.cached);
+        }
+        self.head.finish();
+    }
+}
+
+/// Takes rows out of a cache, four at most, and notes their steps; the codes of those that are missing are 0.
+#[inline(always)]
+fn load_rows<'c>(
+    rows: Range<usize>,
+    (cached, is_value): (Cached<'_>, bool),
+    mut codes: [&'c mut [i8]; QUAD],
+    steps: &mut Steps,
+) -> [&'c mut [i8]; QUAD] {
+    let Cached { page, pages, words, kv_head, first } = cached;
+    for (index, codes) in codes.iter_mut().enumerate() {
+        codes.fill(0);
+        let row = rows.start + index;
+        if row >= rows.end {
+            continue;
+        }
+        let position = first + u32::try_from(row).expect("a context has 2^16 rows at most");
+        let places = page.places(pages, position, kv_head);
+        let at = if is_value { places.half } else { 0 };
+        let from = &words[(places.codes + at) / 4..][..page.code_bytes() / 4];
+        for (codes, word) in codes.as_chunks_mut::<4>().0.iter_mut().zip(from) {
+            *codes = word.to_le_bytes().map(u8::cast_signed);
+        }
+        let scale = step_of(words[(places.step + at) / 4].cast_unsigned());
         steps.mantissas[row] = scale.mantissa.into();
         steps.exponents[row] = scale.exponent.into();
     }

@@ -11,8 +11,9 @@ use super::{
     program,
 };
 use crate::{
-    ActivationTable, AttentionShape, BackendError, LinearShape, NormKind, NormShape, Pairing,
-    PoolMode, RopeShape, Sampling, Step, TableCodes, View, WeightId, Weights, sample::sample,
+    ActivationTable, AttentionShape, BackendError, Cache, LinearShape, NormKind, NormShape,
+    Pairing, PoolMode, RopeShape, Sampling, Sequence, Step, TableCodes, View, WeightId, Weights,
+    cache::PageShape, sample::sample,
 };
 
 type Outcome = Result<Vec<Matrix>, BackendError>;
@@ -38,6 +39,7 @@ pub(super) fn run(stem: Stem, draw: &mut Draw, device: &mut Device<'_>) -> Outco
         Stem::Sample => Ok(vec![drawn_token(draw)]),
         Stem::ProgramEncoder => program::encoder(draw, device),
         Stem::ProgramDecoder => program::decoder(draw, device),
+        Stem::Cache => cache(draw, device),
     }
 }
 
@@ -312,6 +314,70 @@ fn attention(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
         v,
         out,
     })
+}
+
+/// Two pieces of each sequence, one after the other; the outputs of both, and the pages.
+fn cache(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
+    let kv_heads = draw.between(1, 3);
+    let heads = kv_heads * draw.between(1, 3);
+    let head_dim = draw.pick(&[1, 2, 8, 15, 16, 17, 32, 33, 64, 80]);
+    let shape = AttentionShape::new(heads, kv_heads, head_dim).expect("drawn within the limits");
+    let window = if draw.once_in(3) { draw.between(1, 300) } else { 0 };
+    let shape = shape.with_causal(window);
+    let shape = if draw.once_in(2) { shape.with_p15() } else { shape };
+    let page_rows = draw.pick(&[1, 5, 16, 32, 256]);
+    let page = PageShape::new(shape, page_rows).expect("causal, with a few rows");
+    let ends: Vec<[u32; 2]> = (0..draw.between(1, 3))
+        .map(|_| {
+            let past = if draw.once_in(4) { 0 } else { draw.length().min(300) };
+            [past, past + draw.short_length()]
+        })
+        .collect();
+    // Pages lie in any order, and some belong to nobody.
+    let count: u32 = ends.iter().map(|[_, end]| page.pages(*end)).sum();
+    let mut free: Vec<u32> = (0..count + 2).collect();
+    let mut take = |draw: &mut Draw| {
+        let at = draw.below(u32::try_from(free.len()).expect("few pages"));
+        free.swap_remove(at as usize)
+    };
+    let pages: Vec<Vec<u32>> =
+        ends.iter().map(|[_, end]| (0..page.pages(*end)).map(|_| take(draw)).collect()).collect();
+    let width = u32::try_from(page.bytes()).expect("a small page");
+    let memory = device.plain(Dtype::U8, count + 2, width)?;
+    let mut outputs = Vec::new();
+    for piece in 0..2 {
+        let (mut row, mut sequences, mut own) = (0, Vec::new(), Vec::new());
+        for ([past, end], pages) in ends.iter().zip(&pages) {
+            let (position, end) = if piece == 0 { (0, *past) } else { (*past, *end) };
+            if end > position {
+                sequences.push(Sequence { row, rows: end - position, position });
+                own.push(pages.as_slice());
+                row += end - position;
+            }
+        }
+        if sequences.is_empty() {
+            continue;
+        }
+        let mut matrix = |heads: u32| {
+            let x: Vec<i32> = (0..row * heads).flat_map(|_| draw.row(head_dim)).collect();
+            device.input(draw, heads * head_dim, &x)
+        };
+        let (q, k, v) = (matrix(heads)?, matrix(kv_heads)?, matrix(kv_heads)?);
+        let cache = Cache { buffer: memory.buffer, page, pages: &own };
+        let sequences = &sequences;
+        let result = one(draw, device, (Dtype::I32, row, q.width), |out| Step::CachedAttention {
+            shape,
+            sequences,
+            cache,
+            q,
+            k,
+            v,
+            out,
+        });
+        outputs.extend(result?);
+    }
+    outputs.push(device.read(memory)?);
+    Ok(outputs)
 }
 
 /// Two matrices of one shape.

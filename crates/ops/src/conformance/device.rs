@@ -111,6 +111,20 @@ impl<'a> Device<'a> {
         Ok(View { buffer, dtype, offset: offset.into(), rows, width, stride })
     }
 
+    /// Rows without gaps from a buffer's start on.
+    pub(super) fn plain(
+        &mut self,
+        dtype: Dtype,
+        rows: u32,
+        width: u32,
+    ) -> Result<View, BackendError> {
+        let bytes = vec![FILL; rows as usize * width as usize * dtype.bytes()];
+        let buffer = self.backend.alloc(bytes.len() as u64)?;
+        self.lengths.push((buffer, bytes.len()));
+        self.backend.write(buffer, 0, &bytes)?;
+        Ok(View { buffer, dtype, offset: 0, rows, width, stride: width })
+    }
+
     /// The elements of a view, and whether anything beside it changed.
     pub(super) fn read(&mut self, view: View) -> Result<Matrix, BackendError> {
         let mut buffer = vec![0; self.length(view.buffer)];

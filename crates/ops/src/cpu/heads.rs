@@ -5,16 +5,20 @@ use core::ops::Range;
 
 use super::{Aligned, Products, matrix::Extent, region::AttentionStep, worker::Worker};
 use crate::{
-    Sequence, View,
+    Cache, Sequence, View,
     attention::{
         kernel::{Attend, Query},
-        packed::{Pack, Rows},
+        packed::{Cached, Pack, Rows, Unpack},
     },
+    cache::step_word,
+    quantize::{KMIN, KMIN_SCORE, kernel::Quantize},
 };
 
 /// The query heads that share one head of keys and values, in one sequence.
 #[derive(Debug)]
 pub(super) struct Group<'c> {
+    /// The sequence's place in the batch.
+    index: usize,
     sequence: Sequence,
     kv_head: usize,
     /// `[query heads of the group, rows, head_dim]`.
@@ -32,14 +36,58 @@ pub(super) fn groups<'c>(step: AttentionStep<'_>, context: &'c mut [i32]) -> Vec
     let columns = (step.shape.heads / step.shape.kv_heads * step.shape.head_dim) as usize;
     let mut rest = context;
     let mut groups = Vec::with_capacity(step.sequences.len() * step.shape.kv_heads as usize);
-    for sequence in step.sequences {
+    for (index, sequence) in step.sequences.iter().enumerate() {
         for kv_head in 0..step.shape.kv_heads as usize {
             let (out, others) = rest.split_at_mut(sequence.rows as usize * columns);
-            groups.push(Group { sequence: *sequence, kv_head, out });
+            groups.push(Group { index, sequence: *sequence, kv_head, out });
             rest = others;
         }
     }
     groups
+}
+
+/// Quantizes the rows of every sequence into its pages, `words`.
+pub(super) fn append<K: Products>(
+    k: K,
+    buffers: &[Aligned<i32>],
+    step: AttentionStep<'_>,
+    cache: Cache<'_>,
+    words: &mut [i32],
+) {
+    let (page, head_dim) = (cache.page, step.shape.head_dim as usize);
+    let mut codes = alloc::vec![0; head_dim.next_multiple_of(32)];
+    for (sequence, pages) in step.sequences.iter().zip(cache.pages) {
+        for kv_head in 0..step.shape.kv_heads as usize {
+            let [keys, values] = [step.k, step.v]
+                .map(|view| columns(buffers, view, *sequence, kv_head * head_dim, head_dim));
+            for row in 0..sequence.rows {
+                let places = page.places(pages, sequence.position + row, kv_head);
+                for (rows, kmin, at) in [(keys, KMIN_SCORE, 0), (values, KMIN, places.half)] {
+                    let x = rows.row(row as usize);
+                    let scale = k.vectorize(Quantize { x, kmin, codes: &mut codes });
+                    words[(places.step + at) / 4] = step_word(scale).cast_signed();
+                    let place = &mut words[(places.codes + at) / 4..][..page.code_bytes() / 4];
+                    for (word, codes) in place.iter_mut().zip(codes.as_chunks::<4>().0) {
+                        *word = i32::from_le_bytes(codes.map(i8::cast_unsigned));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Columns of a sequence's rows, from `column` on.
+fn columns(
+    buffers: &[Aligned<i32>],
+    view: View,
+    sequence: Sequence,
+    column: usize,
+    width: usize,
+) -> Rows<'_> {
+    let stride = view.stride as usize;
+    let start = Extent::new(view).start + sequence.row as usize * stride + column;
+    let elements = &buffers[view.buffer.0 as usize].as_slice()[start..];
+    Rows { elements, stride, width }
 }
 
 /// Attends from every row of a group.
@@ -55,25 +103,33 @@ pub(super) fn run<K: Products>(
         return;
     }
     let Worker { head, scratch, .. } = worker;
-    let columns = |view: View, head: usize| {
-        let stride = view.stride as usize;
-        let start =
-            Extent::new(view).start + group.sequence.row as usize * stride + head * head_dim;
-        let elements = &buffers[view.buffer.0 as usize].as_slice()[start..];
-        Rows { elements, stride, width: head_dim }
-    };
-    let (keys, values) = (columns(step.k, group.kv_head), columns(step.v, group.kv_head));
-    head.begin(rows, head_dim);
-    k.vectorize(Pack { head, keys, values });
-
+    let columns =
+        |view, head: usize| columns(buffers, view, group.sequence, head * head_dim, head_dim);
     let position = group.sequence.position;
+    let end = position + group.sequence.rows;
+    // Of a cache, what lies behind the first row's window is not needed.
+    let first =
+        if step.cache.is_some() { step.shape.visible(position, 0..end).start } else { position };
+    head.begin((end - first) as usize, head_dim);
+    match step.cache {
+        None => {
+            let (keys, values) = (columns(step.k, group.kv_head), columns(step.v, group.kv_head));
+            k.vectorize(Pack { head, keys, values });
+        }
+        Some(cache) => {
+            let words = buffers[cache.buffer.0 as usize].as_slice();
+            let pages = cache.pages[group.index];
+            let cached = Cached { page: cache.page, pages, words, kv_head: group.kv_head, first };
+            k.vectorize(Unpack { head, cached });
+        }
+    }
+
     let visible = |row: usize| -> Range<usize> {
         let row = u32::try_from(row).expect("a context has 2^16 rows at most");
-        let all = position..position + group.sequence.rows;
-        let seen = step.shape.visible(position + row, all);
-        (seen.start - position) as usize..(seen.end - position) as usize
+        let seen = step.shape.visible(position + row, first..end);
+        (seen.start - first) as usize..(seen.end - first) as usize
     };
-    let (p15, first) = (step.shape.p15, position as usize);
+    let (p15, first) = (step.shape.p15, first as usize);
     let shared = (step.shape.heads / step.shape.kv_heads) as usize;
     for (index, out) in group.out.chunks_exact_mut(rows * head_dim).enumerate() {
         let q = columns(step.q, group.kv_head * shared + index);

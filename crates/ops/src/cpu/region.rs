@@ -12,7 +12,8 @@ use hyperion_primitives::Dtype;
 
 use super::matrix::{Extent, Extents, Place};
 use crate::{
-    ActivationTable, AttentionShape, NormShape, PoolMode, RopeShape, Sequence, Step, View, WeightId,
+    ActivationTable, AttentionShape, Cache, NormShape, PoolMode, RopeShape, Sequence, Step, View,
+    WeightId,
 };
 
 /// One thing to do before the next can start.
@@ -41,6 +42,8 @@ pub(super) enum Stage<'s> {
 pub(super) struct AttentionStep<'s> {
     pub(super) shape: AttentionShape,
     pub(super) sequences: &'s [Sequence],
+    /// Where keys and values go and come from; without it they are those of the rows themselves.
+    pub(super) cache: Option<Cache<'s>>,
     pub(super) q: View,
     pub(super) k: View,
     pub(super) v: View,
@@ -131,7 +134,14 @@ pub(super) fn stages<'s>(steps: &'s [Step<'s>]) -> Vec<Stage<'s>> {
         match *step {
             Step::Attention { shape, sequences, q, k, v, out } => {
                 run.finish(&mut stages, &steps[at..]);
-                stages.push(Stage::Attention(AttentionStep { shape, sequences, q, k, v }));
+                let cache = None;
+                stages.push(Stage::Attention(AttentionStep { shape, sequences, cache, q, k, v }));
+                run.start(Pending::Context { shape, sequences, out }, out.rows as usize, &[out]);
+            }
+            Step::CachedAttention { shape, sequences, cache, q, k, v, out } => {
+                run.finish(&mut stages, &steps[at..]);
+                let cache = Some(cache);
+                stages.push(Stage::Attention(AttentionStep { shape, sequences, cache, q, k, v }));
                 run.start(Pending::Context { shape, sequences, out }, out.rows as usize, &[out]);
             }
             Step::Rows { rows, input, out } => {
@@ -289,7 +299,10 @@ impl<'s> RowStep<'s> {
                 Self::Add { lhs: place(lhs), rhs: place(rhs), out: place(out) }
             }
             Step::Argmax { input, out } => Self::Argmax { input: place(input), out: place(out) },
-            Step::Attention { .. } | Step::Rows { .. } | Step::Pool { .. } => {
+            Step::Attention { .. }
+            | Step::CachedAttention { .. }
+            | Step::Rows { .. }
+            | Step::Pool { .. } => {
                 unreachable!("these look at other rows and are stages of their own")
             }
         }
@@ -386,14 +399,14 @@ pub(super) fn views(step: &Step<'_>) -> [View; 3] {
         | Step::Pool { input, out, .. } => [input, input, out],
         Step::Gate { gate, up, out } => [gate, up, out],
         Step::Add { lhs, rhs, out } => [lhs, rhs, out],
-        Step::Attention { q, out, .. } => [q, q, out],
+        Step::Attention { q, out, .. } | Step::CachedAttention { q, out, .. } => [q, q, out],
     }
 }
 
 /// The views that a step reads; one may stand several times.
 fn reads(step: &Step<'_>) -> [View; 3] {
     match *step {
-        Step::Attention { q, k, v, .. } => [q, k, v],
+        Step::Attention { q, k, v, .. } | Step::CachedAttention { q, k, v, .. } => [q, k, v],
         _ => {
             let [first, second, _] = views(step);
             [first, second, second]

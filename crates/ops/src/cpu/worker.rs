@@ -4,7 +4,7 @@ use alloc::{vec, vec::Vec};
 
 use super::{Aligned, region::Stage, weights::Packed};
 use crate::{
-    Step, WeightId,
+    Sequence, Step, WeightId,
     attention::{kernel::Scratch, packed::Head},
     gemm::packed::{CodeRows, PANEL},
 };
@@ -87,6 +87,13 @@ impl Need {
                 Step::Attention { shape, sequences, .. } => {
                     let rows = sequences.iter().map(|sequence| sequence.rows as usize).max();
                     self.keys = self.keys.max(rows.unwrap_or(0));
+                    self.head_dim = self.head_dim.max(shape.head_dim as usize);
+                }
+                Step::CachedAttention { shape, sequences, .. } => {
+                    let end = |sequence: &Sequence| sequence.position + sequence.rows;
+                    let rows = sequences.iter().map(end).max().unwrap_or(0) as usize;
+                    // A cache grows a row at a time; room grows in few steps.
+                    self.keys = self.keys.max(rows.next_power_of_two());
                     self.head_dim = self.head_dim.max(shape.head_dim as usize);
                 }
                 _ => {}
