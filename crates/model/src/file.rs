@@ -17,11 +17,11 @@ mod write;
 
 use hyperion_primitives::{B256, Dtype, Keccak, ModelId, ProgramId, TensorRoot, merkle};
 
-pub(crate) use self::read::read;
 pub use self::{
     read::FileError,
     write::{Parts, TensorPart},
 };
+pub(crate) use self::{read::read, write::Writer};
 
 const MAGIC: &[u8; 8] = b"HYPMODEL";
 const VERSION: u32 = 1;

@@ -2,24 +2,39 @@
 //!
 //! An import is a pure function of the source's bits: the same source gives the same file and the same model id on
 //! every machine. Each source kind has its file: [`bert()`] (Hugging Face encoders), [`mlp()`] (safetensors with a
-//! declared graph), [`onnx()`] (classifiers). What they share is `Builder`, which turns source weights into operators
-//! one by one.
+//! declared graph), [`onnx()`] (classifiers), `llama` and `gpt2` (Hugging Face decoders), `gguf`. Small models are made in
+//! memory by `Builder`, operator by operator; decoders by a `Template`, which knows the whole program before it reads a weight.
 
 mod bert;
 mod builder;
+mod decoder;
+pub mod generation;
+mod gguf;
+mod gpt2;
+mod json;
+mod llama;
 pub(crate) mod mlp;
 pub mod onnx;
 mod order;
 mod source;
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
+use hyperion_primitives::{B256, ModelId, keccak256};
+use serde::Deserialize;
+
 pub(crate) use self::builder::Builder;
 pub use self::{bert::bert, mlp::mlp, onnx::onnx};
-use crate::{file::Parts, program::ProgramError, quantized::WeightError};
+use self::{
+    decoder::{Decoder, Template},
+    gguf::Gguf,
+    llama::Architecture,
+    source::{Source, Tensors},
+};
+use crate::{Tokenizer, file::Parts, program::ProgramError, quantized::WeightError};
 
 /// Why a source cannot be imported.
 #[derive(Debug, thiserror::Error)]
@@ -80,28 +95,144 @@ pub enum ImportError {
     /// The ONNX file.
     #[error(transparent)]
     Onnx(#[from] onnx::OnnxError),
+    /// The tokenizer makes ids that the model does not have.
+    #[error(
+        "tokenizer.json has ids up to {highest}, the model has {vocabulary} tokens; they do not belong together"
+    )]
+    Vocabulary {
+        /// The highest id of the tokenizer.
+        highest: u32,
+        /// Tokens of the model.
+        vocabulary: u32,
+    },
+    /// The model file cannot be written.
+    #[error("writing the model: {0}")]
+    Write(#[from] io::Error),
 }
 
 /// Hears of an import's progress: steps done, steps in all.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
 
-/// Imports a source of any kind: a folder with `config.json` (BERT family), a folder with `graph.json` (a declared
-/// graph), or a file that ends in `.onnx`.
+/// Imports a source of any kind into memory: a folder with `config.json` (an encoder of the BERT family, or a decoder: Llama,
+/// Mistral, Qwen2, Qwen3, GPT-2), a folder with `graph.json` (a declared graph), or a file that ends in `.onnx` or `.gguf`.
 ///
 /// # Errors
 ///
 /// When the source is none of these, or its own import refuses it.
 pub fn import(source: &Path, progress: Progress<'_>) -> Result<Parts, ImportError> {
-    if source.extension().is_some_and(|extension| extension == "onnx") {
-        return onnx(source);
+    with(source, progress, &mut |decoder, progress| decoder.parts(progress), &mut Ok)
+}
+
+/// Imports a source of any kind into a file, as [`import`]; a decoder tensor by tensor, so that neither it nor its source
+/// has to fit into memory.
+///
+/// # Errors
+///
+/// As for `import`, and when writing fails. What was written by then is no model.
+pub fn write(
+    source: &Path,
+    out: &mut (impl io::Write + io::Seek),
+    progress: Progress<'_>,
+) -> Result<ModelId, ImportError> {
+    enum Made {
+        Written(ModelId),
+        Whole(Parts),
+    }
+    let made = with(
+        source,
+        progress,
+        &mut |decoder, progress| decoder.write(out, progress).map(Made::Written),
+        &mut |parts| Ok(Made::Whole(parts)),
+    )?;
+    match made {
+        Made::Written(id) => Ok(id),
+        Made::Whole(parts) => Ok(parts.write(out)?),
+    }
+}
+
+/// What a decoder that is ready is made into.
+type Make<'m, T> = &'m mut dyn FnMut(Decoder<'_>, Progress<'_>) -> Result<T, ImportError>;
+/// What a model that was made whole is made into.
+type Take<'m, T> = &'m mut dyn FnMut(Parts) -> Result<T, ImportError>;
+
+/// Finds out of what kind a source is and makes it.
+fn with<T>(
+    source: &Path,
+    progress: Progress<'_>,
+    make: Make<'_, T>,
+    take: Take<'_, T>,
+) -> Result<T, ImportError> {
+    let is_file = |kind: &str| source.extension().is_some_and(|extension| extension == kind);
+    if is_file("onnx") {
+        return take(onnx(source)?);
+    }
+    if is_file("gguf") {
+        let mut gguf = Gguf::open(source)?;
+        let template = gguf.template()?;
+        let folder = source.parent().unwrap_or(Path::new(""));
+        return make(ready(template, folder, &gguf)?, progress);
     }
     if source.join("graph.json").is_file() {
-        return mlp(source);
+        return take(mlp(source)?);
     }
-    if source.join("config.json").is_file() {
-        return bert(source, progress);
+    let config = source.join("config.json");
+    if !config.is_file() {
+        let what = "no config.json (Hugging Face), no graph.json (declared graph), and not a .onnx or .gguf file";
+        return Err(ImportError::Format { path: source.to_path_buf(), what: what.to_owned() });
     }
-    let what =
-        "no config.json (Hugging Face), no graph.json (declared graph), and not a .onnx file";
-    Err(ImportError::Format { path: source.to_path_buf(), what: what.to_owned() })
+    let Kind { model_type } = json::required(&config)?;
+    match model_type.as_str() {
+        "llama" | "mistral" | "qwen2" | "qwen3" => {
+            let template = Architecture::of(source)?.template()?;
+            let tensors = Source::open(source)?;
+            make(ready(template, source, &tensors)?, progress)
+        }
+        "gpt2" => {
+            let tensors = Source::open(source)?;
+            let template = gpt2::template(source, &tensors)?;
+            make(ready(template, source, &tensors)?, progress)
+        }
+        "bert" => take(bert(source, progress)?),
+        _ => Err(ImportError::Unsupported {
+            key: "model_type",
+            got: model_type,
+            want: "`bert`, `llama`, `mistral`, `qwen2`, `qwen3`, `gpt2` are supported",
+        }),
+    }
+}
+
+/// The key of `config.json` that says what the rest means.
+#[derive(Debug, Deserialize)]
+struct Kind {
+    model_type: String,
+}
+
+/// A decoder whose tensors and tokenizer are there.
+fn ready<'s>(
+    template: Template,
+    folder: &Path,
+    source: &'s dyn Tensors,
+) -> Result<Decoder<'s>, ImportError> {
+    let decoder = template.checked(source, tokenizer_hash(folder)?)?;
+    let path = folder.join("tokenizer.json");
+    if path.is_file() {
+        let wrong = |what: String| ImportError::Format { path: path.clone(), what };
+        let tokenizer = Tokenizer::open(&path, decoder.context());
+        let highest = tokenizer.map_err(|error| wrong(error.to_string()))?.highest_id();
+        let vocabulary = decoder.vocabulary();
+        if let Some(highest) = highest.filter(|highest| *highest >= vocabulary) {
+            return Err(ImportError::Vocabulary { highest, vocabulary });
+        }
+    }
+    Ok(decoder)
+}
+
+/// keccak-256 of a folder's `tokenizer.json`; zero without one.
+fn tokenizer_hash(folder: &Path) -> Result<B256, ImportError> {
+    let path = folder.join("tokenizer.json");
+    match fs::read(&path) {
+        Ok(bytes) => Ok(keccak256(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(B256::ZERO),
+        Err(cause) => Err(ImportError::Io { path, cause }),
+    }
 }

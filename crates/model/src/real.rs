@@ -82,6 +82,14 @@ impl Real {
         Self { mantissa, exponent: self.exponent - 44, ..self }
     }
 
+    /// The value times a small whole number, exactly.
+    #[must_use]
+    pub fn times(self, factor: i8) -> Self {
+        let mantissa = self.mantissa * u128::from(factor.unsigned_abs());
+        let is_negative = mantissa != 0 && self.is_negative != (factor < 0);
+        Self { is_negative, mantissa, ..self }
+    }
+
     /// The sum of two values. Where one is more than 2^40 times finer than the other it counts as zero, which bounds
     /// the mantissa by 2^66 and is part of the definition.
     #[must_use]

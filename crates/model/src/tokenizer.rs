@@ -100,6 +100,11 @@ impl Tokenizer {
         self.hash
     }
 
+    /// The highest id that a text may get; `None` for an empty vocabulary.
+    pub fn highest_id(&self) -> Option<u32> {
+        self.inner.get_vocab(true).into_values().max()
+    }
+
     /// Token ids of a text, special ones included.
     ///
     /// # Errors

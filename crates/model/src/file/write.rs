@@ -1,12 +1,15 @@
 use std::{collections::HashMap, io, sync::Arc};
 
-use hyperion_primitives::{B256, Dtype, ModelId, tensor_root};
+use hyperion_primitives::{B256, Dtype, ModelId, ProgramId, tensor_root};
 
 use super::{
     DATA_ALIGN, HEADER_BYTES, MAGIC, RECORD_BYTES, Record, TABLE_ALIGN, TENSOR_ALIGN, VERSION,
     model_id, round_up,
 };
-use crate::{program::Program, slots::slots};
+use crate::{
+    program::Program,
+    slots::{Slot, slots},
+};
 
 /// One tensor on its way into a file.
 #[derive(Clone, Debug)]
@@ -41,35 +44,11 @@ impl Parts {
     ///
     /// When a tensor is missing, unknown, twice there, or not as long as its operator says.
     pub fn write(&self, out: &mut impl io::Write) -> io::Result<ModelId> {
-        let program = self.program.encode();
-        let (records, ends_at) = self.records(program.len() as u64);
-        let table = round_up(HEADER_BYTES + program.len() as u64, TABLE_ALIGN);
-        let data = round_up(table + RECORD_BYTES * records.len() as u64, DATA_ALIGN);
+        let layout = Layout::new(&self.program);
+        let (records, ends_at) = self.records(&layout);
         let id = model_id(self.program.id(), self.tokenizer_hash, &records);
-
         let mut out = Counted { out, at: 0 };
-        out.put(MAGIC)?;
-        out.put(&VERSION.to_be_bytes())?;
-        out.put(&u32::try_from(records.len()).expect("a program has few tensors").to_be_bytes())?;
-        for number in [HEADER_BYTES, program.len() as u64, table, data, ends_at, 0] {
-            out.put(&number.to_be_bytes())?;
-        }
-        out.put(id.as_bytes())?;
-        out.put(self.tokenizer_hash.as_slice())?;
-        out.put(&program)?;
-        out.pad_to(table)?;
-        for record in &records {
-            let start = out.at;
-            out.put(&record.op.to_be_bytes())?;
-            out.put(&record.slot.to_be_bytes())?;
-            out.put(&[record.dtype.code(), 2])?;
-            for number in [record.dims[0], record.dims[1], 0, 0, record.offset, record.bytes] {
-                out.put(&number.to_be_bytes())?;
-            }
-            out.put(record.root.as_bytes())?;
-            out.pad_to(start + RECORD_BYTES)?;
-        }
-        out.pad_to(data)?;
+        layout.put_head(&mut out, &records, ends_at, id, self.tokenizer_hash)?;
         for (record, part) in records.iter().zip(self.sorted()) {
             if record.offset >= out.at {
                 out.pad_to(record.offset)?;
@@ -87,44 +66,181 @@ impl Parts {
     }
 
     /// Records with their places, and where the file ends.
-    fn records(&self, program_bytes: u64) -> (Vec<Record>, u64) {
-        let wanted = (0_u32..)
-            .zip(self.program.nodes())
-            .flat_map(|(op, node)| slots(&node.op).into_iter().map(move |slot| (op, slot)));
-        let wanted: Vec<_> = wanted.collect();
+    fn records(&self, layout: &Layout) -> (Vec<Record>, u64) {
         let parts = self.sorted();
-        assert_eq!(parts.len(), wanted.len(), "tensors given, tensors of the program");
-        let table = round_up(HEADER_BYTES + program_bytes, TABLE_ALIGN);
-        let mut at = round_up(table + RECORD_BYTES * wanted.len() as u64, DATA_ALIGN);
+        assert_eq!(parts.len(), layout.wanted.len(), "tensors given, tensors of the program");
+        let mut at = layout.data;
         // Only looked up, never walked, so its order reaches nothing.
         let mut placed: HashMap<(*const u8, Dtype, [u64; 2]), Record> = HashMap::new();
         let mut records = Vec::new();
-        for ((op, slot), part) in wanted.into_iter().zip(parts) {
+        for (wanted, part) in layout.wanted.iter().zip(parts) {
+            let (op, slot) = *wanted;
             assert_eq!(
                 (part.op, part.slot),
                 (op, slot.number),
                 "tensor given, tensor of the program"
             );
-            assert_eq!(
-                part.data.len() as u64,
-                slot.bytes(),
-                "bytes of tensor {op}.{}",
-                slot.number
-            );
-            let dims = slot.stored_dims();
-            let key = (part.data.as_ptr(), slot.dtype, dims);
+            let key = (part.data.as_ptr(), slot.dtype, slot.stored_dims());
             let record = placed.get(&key).copied().unwrap_or_else(|| {
-                let bytes = part.data.len() as u64;
-                let offset = at;
-                at = round_up(at + bytes, TENSOR_ALIGN);
-                let root =
-                    tensor_root(slot.dtype, &dims, &part.data).expect("the length was checked");
-                Record { op, slot: slot.number, dtype: slot.dtype, dims, offset, bytes, root }
+                let record = record(*wanted, &part.data, at);
+                at = round_up(at + record.bytes, TENSOR_ALIGN);
+                record
             });
             placed.insert(key, record);
             records.push(Record { op, slot: slot.number, ..record });
         }
         (records, at)
+    }
+}
+
+/// The record of a tensor whose bytes lie at `offset`.
+fn record((op, slot): (u32, Slot), data: &[u8], offset: u64) -> Record {
+    assert_eq!(data.len() as u64, slot.bytes(), "bytes of tensor {op}.{}", slot.number);
+    let dims = slot.stored_dims();
+    let root = tensor_root(slot.dtype, &dims, data).expect("the length was checked");
+    let bytes = data.len() as u64;
+    Record { op, slot: slot.number, dtype: slot.dtype, dims, offset, bytes, root }
+}
+
+/// Where the parts of a file lie; the program alone decides it.
+struct Layout {
+    program: Vec<u8>,
+    /// The tensors of the program, in order.
+    wanted: Vec<(u32, Slot)>,
+    table: u64,
+    data: u64,
+}
+
+impl Layout {
+    fn new(program: &Program) -> Self {
+        let wanted = (0_u32..)
+            .zip(program.nodes())
+            .flat_map(|(op, node)| slots(&node.op).into_iter().map(move |slot| (op, slot)));
+        let wanted: Vec<_> = wanted.collect();
+        let program = program.encode();
+        let table = round_up(HEADER_BYTES + program.len() as u64, TABLE_ALIGN);
+        let data = round_up(table + RECORD_BYTES * wanted.len() as u64, DATA_ALIGN);
+        Self { program, wanted, table, data }
+    }
+
+    /// Writes everything before the tensors.
+    fn put_head<W: io::Write>(
+        &self,
+        out: &mut Counted<'_, W>,
+        records: &[Record],
+        ends_at: u64,
+        id: ModelId,
+        tokenizer_hash: B256,
+    ) -> io::Result<()> {
+        out.put(MAGIC)?;
+        out.put(&VERSION.to_be_bytes())?;
+        out.put(&u32::try_from(records.len()).expect("a program has few tensors").to_be_bytes())?;
+        let program_bytes = self.program.len() as u64;
+        for number in [HEADER_BYTES, program_bytes, self.table, self.data, ends_at, 0] {
+            out.put(&number.to_be_bytes())?;
+        }
+        out.put(id.as_bytes())?;
+        out.put(tokenizer_hash.as_slice())?;
+        out.put(&self.program)?;
+        out.pad_to(self.table)?;
+        for record in records {
+            let start = out.at;
+            out.put(&record.op.to_be_bytes())?;
+            out.put(&record.slot.to_be_bytes())?;
+            out.put(&[record.dtype.code(), 2])?;
+            for number in [record.dims[0], record.dims[1], 0, 0, record.offset, record.bytes] {
+                out.put(&number.to_be_bytes())?;
+            }
+            out.put(record.root.as_bytes())?;
+            out.pad_to(start + RECORD_BYTES)?;
+        }
+        out.pad_to(self.data)
+    }
+}
+
+/// Writes a file tensor by tensor, for a model that is larger than memory: the same bytes as [`Parts::write`] makes.
+///
+/// Tensors come in the order of their operators and slots. What stands before them is written last, so a file that was
+/// not finished is no model.
+pub(crate) struct Writer<'w, W> {
+    out: &'w mut W,
+    layout: Layout,
+    program: ProgramId,
+    tokenizer_hash: B256,
+    records: Vec<Record>,
+    /// Where the next tensor goes.
+    at: u64,
+}
+
+impl<'w, W: io::Write + io::Seek> Writer<'w, W> {
+    /// Begins a file at the start of `out`.
+    ///
+    /// # Errors
+    ///
+    /// When writing fails.
+    pub(crate) fn new(program: &Program, tokenizer_hash: B256, out: &'w mut W) -> io::Result<Self> {
+        let layout = Layout::new(program);
+        out.seek(io::SeekFrom::Start(layout.data))?;
+        let (records, at) = (Vec::new(), layout.data);
+        Ok(Self { out, layout, program: program.id(), tokenizer_hash, records, at })
+    }
+
+    /// Writes the next tensor.
+    ///
+    /// # Errors
+    ///
+    /// When writing fails.
+    ///
+    /// # Panics
+    ///
+    /// When the program's next tensor is another, or not as long as this.
+    pub(crate) fn put(&mut self, op: u32, slot: u16, data: &[u8]) -> io::Result<()> {
+        let wanted = self.next(op, slot);
+        let record = record(wanted, data, self.at);
+        let end = round_up(self.at + record.bytes, TENSOR_ALIGN);
+        let mut out = Counted { out: &mut *self.out, at: self.at };
+        out.put(data)?;
+        out.pad_to(end)?;
+        self.at = end;
+        self.records.push(record);
+        Ok(())
+    }
+
+    /// Makes the next tensor the bytes of another operator's.
+    ///
+    /// # Panics
+    ///
+    /// When the program's next tensor is another, or the other one was not written, or has another type or shape.
+    pub(crate) fn share(&mut self, op: u32, slot: u16, from: u32) {
+        let (_, kind) = self.next(op, slot);
+        let other = self.records.iter().find(|record| (record.op, record.slot) == (from, slot));
+        let other = *other.expect("the other operator was written before");
+        assert_eq!((other.dtype, other.dims), (kind.dtype, kind.stored_dims()), "equal tensors");
+        self.records.push(Record { op, ..other });
+    }
+
+    fn next(&self, op: u32, slot: u16) -> (u32, Slot) {
+        let wanted = self.layout.wanted[self.records.len()];
+        assert_eq!((op, slot), (wanted.0, wanted.1.number), "tensor given, tensor of the program");
+        wanted
+    }
+
+    /// Writes what stands before the tensors and returns the model's identity.
+    ///
+    /// # Errors
+    ///
+    /// When writing fails.
+    ///
+    /// # Panics
+    ///
+    /// When a tensor is missing.
+    pub(crate) fn finish(self) -> io::Result<ModelId> {
+        let Self { out, layout, program, tokenizer_hash, records, at } = self;
+        assert_eq!(records.len(), layout.wanted.len(), "tensors given, tensors of the program");
+        let id = model_id(program, tokenizer_hash, &records);
+        out.seek(io::SeekFrom::Start(0))?;
+        layout.put_head(&mut Counted { out, at: 0 }, &records, at, id, tokenizer_hash)?;
+        Ok(id)
     }
 }
 

@@ -10,19 +10,20 @@
 //! Channels are stored in an [`Order`] that puts the massive ones first, so that the linear steps which read a norm's or an
 //! activation's output can take those apart with 15 bits; a last step brings the source's order back.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use hyperion_ops::{
     ActivationTable, AttentionShape, NormKind, NormShape, PoolMode, constant::attention_multiplier,
 };
-use hyperion_primitives::{B256, keccak256};
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::Number;
 
 use super::{
     Builder, ImportError, Progress,
+    json::{eps_q32, optional, required},
     order::{Order, Parts as Division},
-    source::{Source, SourceTensor, Tensors},
+    source::{Source, SourceTensor, Tensors as _},
+    tokenizer_hash,
 };
 use crate::{
     file::Parts,
@@ -78,7 +79,7 @@ struct SentenceConfig {
 /// When a file cannot be read, the configuration asks for what the operator set does not have, or a tensor is missing,
 /// of another shape or not finite.
 pub fn bert(folder: &Path, progress: Progress<'_>) -> Result<Parts, ImportError> {
-    let config: Config = json(&folder.join("config.json"))?;
+    let config: Config = required(&folder.join("config.json"))?;
     let sizes = Sizes::new(&config)?;
     let head = Head::of(folder)?;
     let sentence = optional::<SentenceConfig>(&folder.join("sentence_bert_config.json"))?;
@@ -86,20 +87,14 @@ pub fn bert(folder: &Path, progress: Progress<'_>) -> Result<Parts, ImportError>
     let context = sentence
         .and_then(|sentence| sentence.max_seq_length)
         .map_or(positions, |max| max.min(positions));
-    let tokenizer = folder.join("tokenizer.json");
-    let tokenizer_hash = match fs::read(&tokenizer) {
-        Ok(bytes) => keccak256(bytes),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => B256::ZERO,
-        Err(cause) => return Err(ImportError::Io { path: tokenizer, cause }),
-    };
+    let tokenizer_hash = tokenizer_hash(folder)?;
 
     let source = Source::open(folder)?;
-    let tensors = source.tensors()?;
-    let prefix = if tensors.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
+    let prefix = if source.has("bert.embeddings.word_embeddings.weight") { "bert." } else { "" };
     let context = u32::try_from(context).unwrap_or(u32::MAX);
     let mut import = Import {
         builder: Builder::new(Input::Tokens, context),
-        tensors: &tensors,
+        source: &source,
         prefix,
         sizes: &sizes,
         order: Order::natural(sizes.hidden),
@@ -189,18 +184,6 @@ impl Sizes {
     }
 }
 
-/// `floor(ε · 2^32 + 1/2)` of a JSON number, from its decimal text.
-fn eps_q32(number: &Number) -> Option<u32> {
-    let text = number.to_string();
-    let (digits, exponent) = text.split_once(['e', 'E']).unwrap_or((&text, "0"));
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let mantissa: u128 = format!("{whole}{fraction}").parse().ok()?;
-    let exponent = exponent.parse::<i32>().ok()? - i32::try_from(fraction.len()).ok()?;
-    // ε below 10^-30 rounds to nothing; a mantissa has 17 digits, so nothing here leaves a u128.
-    let divisor = 10_u128.checked_pow(u32::try_from(-exponent).ok()?.min(30))?;
-    u32::try_from((mantissa.checked_mul(1 << 33)? + divisor) / (2 * divisor)).ok()
-}
-
 /// What follows the last layer.
 struct Head {
     pool: Option<(PoolMode, bool)>,
@@ -218,7 +201,7 @@ impl Head {
                 "Transformer" => {}
                 "Pooling" => {
                     head.pool = Some((
-                        mode(&json(&folder.join(&module.path).join("config.json"))?)?,
+                        mode(&required(&folder.join(&module.path).join("config.json"))?)?,
                         false,
                     ));
                 }
@@ -258,18 +241,18 @@ fn mode(pooling: &Pooling) -> Result<PoolMode, ImportError> {
     }
 }
 
-struct Import<'a, 's> {
+struct Import<'a> {
     builder: Builder,
-    tensors: &'a Tensors<'s>,
+    source: &'a Source,
     prefix: &'a str,
     sizes: &'a Sizes,
     /// Of the hidden channels.
     order: Order,
 }
 
-impl<'a, 's> Import<'a, 's> {
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&'a SourceTensor<'s>, ImportError> {
-        self.tensors.get(&format!("{}{name}", self.prefix), shape)
+impl Import<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<SourceTensor, ImportError> {
+        self.source.get(&format!("{}{name}", self.prefix), shape)
     }
 
     /// Hidden channels by the norms whose outputs linear steps read: all but the last.
@@ -300,11 +283,10 @@ impl<'a, 's> Import<'a, 's> {
 
         let rows = config.max_position_embeddings;
         let positions = self.tensor("embeddings.position_embeddings.weight", &[rows, hidden])?;
-        let types =
-            self.tensors.any(&format!("{}embeddings.token_type_embeddings.weight", self.prefix))?;
-        let types = self
-            .tensors
-            .get(&types.name, &[types.shape.first().copied().unwrap_or(1).max(1), hidden])?;
+        let types = "embeddings.token_type_embeddings.weight";
+        let shape = self.source.shape(&format!("{}{types}", self.prefix));
+        let kinds = shape.and_then(|shape| shape.first().copied()).unwrap_or(1).max(1);
+        let types = self.tensor(types, &[kinds, hidden])?;
         // Every token of a request has type 0.
         let value = |row: usize, column: usize| {
             let column = order.at(column);
@@ -411,24 +393,5 @@ impl<'a, 's> Import<'a, 's> {
         let gamma_at = |index: usize| gamma.value(order.at(index));
         let beta_at = |index: usize| beta.value(order.at(index));
         self.builder.norm(&gamma.name, self.sizes.norm, &gamma_at, Some(&beta_at), x)
-    }
-}
-
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T, ImportError> {
-    optional(path)?.ok_or_else(|| ImportError::Io {
-        path: path.to_path_buf(),
-        cause: std::io::ErrorKind::NotFound.into(),
-    })
-}
-
-fn optional<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ImportError> {
-    let path_buf = || path.to_path_buf();
-    match fs::read_to_string(path) {
-        Ok(text) => match serde_json::from_str(&text) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) => Err(ImportError::Format { path: path_buf(), what: error.to_string() }),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(cause) => Err(ImportError::Io { path: path_buf(), cause }),
     }
 }

@@ -1,7 +1,5 @@
 //! A program and its tensors under construction, one operator at a time.
 
-use std::sync::Arc;
-
 use hyperion_ops::{LinearShape, NormShape};
 use hyperion_primitives::{B256, limits::SAT};
 
@@ -13,7 +11,7 @@ use crate::{
     file::{Parts, TensorPart},
     program::{Codes, Input, Node, Op, Program, ValueId},
     quantized::{Matrix, Quantized, WeightError, fixed, quantize},
-    real::Real,
+    real::{COLUMN_ONE, ROW_ONE, Real},
     slots::GAMMA_MAX,
 };
 
@@ -50,11 +48,11 @@ impl Builder {
         matrix: &Matrix<'_>,
         input: ValueId,
     ) -> Result<ValueId, ImportError> {
-        let quantized = quantize(matrix, codes).map_err(weight(name))?;
+        let tensors = table_tensors(name, matrix, codes)?;
         let [rows, width] =
             [matrix.rows, matrix.columns].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         let value = self.push(op(rows, width, codes), &[input]);
-        self.quantized(quantized);
+        self.tensors(tensors);
         Ok(value)
     }
 
@@ -109,7 +107,7 @@ impl Builder {
         (0..channels).for_each(|place| places[order.at(place)] = place);
         let shape = LinearShape::new(width, width).expect("a norm of this width was built");
         let value = self.push(Op::Linear(shape.with_a15()), &[input]);
-        self.quantized(Quantized::choice(&places));
+        self.tensors(quantized(Quantized::choice(&places)));
         value
     }
 
@@ -133,18 +131,9 @@ impl Builder {
         })?;
         let shape = if bias.is_some() { shape.with_bias() } else { shape };
         let shape = if fine { shape.with_a15() } else { shape };
-        let quantized = quantize(matrix, Codes::W8r).map_err(weight(name))?;
+        let tensors = linear_tensors(name, matrix, bias)?;
         let value = self.push(Op::Linear(shape), &[input]);
-        self.quantized(quantized);
-        if let Some(bias) = bias {
-            let scale = |row: usize| {
-                let multiplier = matrix.row_q30.map_or(crate::real::ROW_ONE, |of| of(row));
-                bias(row).map(|value| value.scaled(multiplier, crate::real::COLUMN_ONE))
-            };
-            let bias = fixed((0..matrix.rows).map(scale), 16, SAT)
-                .map_err(weight(&format!("{name}, its bias")))?;
-            self.tensor(3, &bytes_of(&bias));
-        }
+        self.tensors(tensors);
         Ok(value)
     }
 
@@ -157,15 +146,9 @@ impl Builder {
         beta: Option<Values<'_>>,
         input: ValueId,
     ) -> Result<ValueId, ImportError> {
-        let len = 0..shape.group as usize;
-        let gamma = fixed(len.clone().map(gamma), 14, GAMMA_MAX).map_err(weight(name))?;
-        let beta =
-            beta.map(|beta| fixed(len.map(beta), 16, SAT)).transpose().map_err(weight(name))?;
+        let tensors = norm_tensors(name, shape, gamma, beta)?;
         let value = self.push(Op::Norm(shape), &[input]);
-        self.tensor(0, &bytes_of(&gamma));
-        if let Some(beta) = beta {
-            self.tensor(1, &bytes_of(&beta));
-        }
+        self.tensors(tensors);
         Ok(value)
     }
 
@@ -179,19 +162,64 @@ impl Builder {
         u32::try_from(self.nodes.len()).expect("an import makes few nodes")
     }
 
-    fn quantized(&mut self, quantized: Quantized) {
-        let Quantized { codes, mantissas, exponents } = quantized;
-        let exponents: Vec<u8> = exponents.into_iter().map(i8::cast_unsigned).collect();
-        self.tensor(0, &codes);
-        self.tensor(1, &mantissas);
-        self.tensor(2, &exponents);
-    }
-
-    /// A tensor of the newest operator.
-    fn tensor(&mut self, slot: u16, data: &[u8]) {
+    /// The tensors of the newest operator.
+    fn tensors(&mut self, tensors: Vec<Slot>) {
         let op = self.next() - 1;
-        self.tensors.push(TensorPart { op, slot, data: Arc::from(data) });
+        let parts =
+            tensors.into_iter().map(|(slot, data)| TensorPart { op, slot, data: data.into() });
+        self.tensors.extend(parts);
     }
+}
+
+/// One tensor of an operator: its slot and its bytes.
+pub(super) type Slot = (u16, Vec<u8>);
+
+/// Tensors of a table, from a source matrix called `name`.
+pub(super) fn table_tensors(
+    name: &str,
+    matrix: &Matrix<'_>,
+    codes: Codes,
+) -> Result<Vec<Slot>, ImportError> {
+    quantize(matrix, codes).map(quantized).map_err(weight(name))
+}
+
+/// Tensors of a linear step, from a source matrix called `name`; a row's multiplier applies to its bias as well.
+pub(super) fn linear_tensors(
+    name: &str,
+    matrix: &Matrix<'_>,
+    bias: Option<Values<'_>>,
+) -> Result<Vec<Slot>, ImportError> {
+    let mut tensors = table_tensors(name, matrix, Codes::W8r)?;
+    if let Some(bias) = bias {
+        let scale = |row: usize| {
+            let multiplier = matrix.row_q30.map_or(ROW_ONE, |of| of(row));
+            bias(row).map(|value| value.scaled(multiplier, COLUMN_ONE))
+        };
+        let bias = fixed((0..matrix.rows).map(scale), 16, SAT)
+            .map_err(weight(&format!("{name}, its bias")))?;
+        tensors.push((3, bytes_of(&bias)));
+    }
+    Ok(tensors)
+}
+
+/// Tensors of a norm, from source constants called `name`.
+pub(super) fn norm_tensors(
+    name: &str,
+    shape: NormShape,
+    gamma: Values<'_>,
+    beta: Option<Values<'_>>,
+) -> Result<Vec<Slot>, ImportError> {
+    let len = 0..shape.group as usize;
+    let gamma = fixed(len.clone().map(gamma), 14, GAMMA_MAX).map_err(weight(name))?;
+    let beta = beta.map(|beta| fixed(len.map(beta), 16, SAT)).transpose().map_err(weight(name))?;
+    let beta = beta.map(|beta| (1, bytes_of(&beta)));
+    Ok([(0, bytes_of(&gamma))].into_iter().chain(beta).collect())
+}
+
+fn quantized(quantized: Quantized) -> Vec<Slot> {
+    let Quantized { codes, mantissas, exponents } = quantized;
+    let exponents = exponents.into_iter().map(i8::cast_unsigned).collect();
+    vec![(0, codes), (1, mantissas), (2, exponents)]
 }
 
 fn bytes_of(values: &[i32]) -> Vec<u8> {

@@ -15,7 +15,11 @@ use hyperion_ops::ActivationTable;
 use hyperion_primitives::B256;
 use serde::Deserialize;
 
-use super::{Builder, ImportError, builder::Values, source::Source};
+use super::{
+    Builder, ImportError,
+    builder::Values,
+    source::{Source, Tensors as _},
+};
 use crate::{
     file::Parts,
     program::{Input, Op},
@@ -134,15 +138,15 @@ pub fn mlp(folder: &Path) -> Result<Parts, ImportError> {
         return Err(format(format!("{} layers, want 1 to {LAYERS_MAX}", graph.layers.len())));
     }
     let source = Source::open(folder)?;
-    let tensors = source.tensors()?;
     let mut chain = Chain::new(graph.input.width);
     let mut inputs = graph.input.width as usize;
     for layer in &graph.layers {
-        let outputs = tensors.any(&layer.weight)?.shape.first().copied().unwrap_or(0);
-        let weight = tensors.get(&layer.weight, &[outputs, inputs])?;
-        let bias = layer.bias.as_ref().map(|name| tensors.get(name, &[outputs])).transpose()?;
+        let shape = source.shape(&layer.weight);
+        let outputs = shape.and_then(|shape| shape.first().copied()).unwrap_or(0);
+        let weight = source.get(&layer.weight, &[outputs, inputs])?;
+        let bias = layer.bias.as_ref().map(|name| source.get(name, &[outputs])).transpose()?;
         let at = |row: usize, column: usize| weight.value(row * inputs + column);
-        let bias_at = bias.map(|bias| |index: usize| bias.value(index));
+        let bias_at = bias.as_ref().map(|bias| |index: usize| bias.value(index));
         chain.layer(&ChainLayer {
             name: &layer.weight,
             outputs,

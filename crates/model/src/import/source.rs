@@ -1,138 +1,320 @@
-//! Source files: safetensors, one or several, and their tensors as exact values.
+//! Source files: safetensors, one or several. Headers are read at once, a tensor only when it is asked for, so a folder
+//! may be larger than memory.
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs::{self, File},
+    io::{Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
-use safetensors::{Dtype as SourceDtype, SafeTensors};
+use safetensors::{Dtype as SourceDtype, tensor::Metadata};
+use serde::Deserialize;
 
-use super::ImportError;
+use super::{ImportError, json::optional};
 use crate::{
     quantized::WeightError,
     real::{Format, Real},
 };
 
-/// The safetensors files of a folder, in memory.
-pub(super) struct Source {
-    files: Vec<(PathBuf, Vec<u8>)>,
+/// Names the file of each tensor where there are several files.
+const INDEX: &str = "model.safetensors.index.json";
+/// Bytes of a header at most, as the format's own crate has it.
+const HEADER_BYTES_MAX: u64 = 100_000_000;
+
+/// Where tensors of a source are found by name.
+pub(super) trait Tensors {
+    /// Shape of a tensor; `None` when there is no such tensor.
+    fn shape(&self, name: &str) -> Option<&[usize]>;
+
+    /// Reads a tensor that is there.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tensor, or its bytes cannot be read.
+    fn read(&self, name: &str) -> Result<SourceTensor, ImportError>;
+
+    /// Whether there is such a tensor.
+    fn has(&self, name: &str) -> bool {
+        self.shape(name).is_some()
+    }
+
+    /// Compares a tensor's shape with what it has to be, without reading it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tensor, or it has another shape.
+    fn expect(&self, name: &str, want: &[usize]) -> Result<(), ImportError> {
+        let missing = || ImportError::Missing { name: self.own_name(name) };
+        let got = self.shape(name).ok_or_else(missing)?;
+        if got == want {
+            return Ok(());
+        }
+        let (got, want) = (got.to_vec(), want.to_vec());
+        Err(ImportError::Shape { name: self.own_name(name), got, want })
+    }
+
+    /// What the source itself calls a tensor.
+    fn own_name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// Reads a tensor of a certain shape, all of it finite.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such tensor, it has another shape, cannot be read, or holds what is no number.
+    fn get(&self, name: &str, shape: &[usize]) -> Result<SourceTensor, ImportError> {
+        self.expect(name, shape)?;
+        let tensor = self.read(name)?;
+        // Said here, where the source's own name and place are known; later on it may be a part of a larger matrix.
+        let columns = shape.last().copied().unwrap_or(1);
+        let Some(index) = tensor.values().position(|value| value.is_none()) else {
+            return Ok(tensor);
+        };
+        let cause = WeightError::NotFinite { row: index / columns, column: index % columns };
+        Err(ImportError::Weight { name: self.own_name(name), cause })
+    }
+}
+
+/// How a tensor's numbers lie in its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// One after another.
+    Plain(Format),
+    /// Blocks of 32: a binary16 `d`, then 32 signed bytes `q`; a number is `d·q`.
+    Q8_0,
+    /// Blocks of 32: a binary16 `d`, then 16 bytes, whose low halves are numbers 0 to 15 and whose high halves are
+    /// numbers 16 to 31; a number is `d·(half − 8)`.
+    Q4_0,
+}
+
+/// Numbers of a block.
+const BLOCK: usize = 32;
+
+impl Encoding {
+    /// Bytes of so many numbers, whole blocks of them; `None` when there is no such number of bytes.
+    pub(super) fn bytes(self, numbers: usize) -> Option<usize> {
+        match self {
+            Self::Plain(format) => numbers.checked_mul(format.bytes()),
+            Self::Q8_0 => (numbers / BLOCK).checked_mul(BLOCK + 2),
+            Self::Q4_0 => (numbers / BLOCK).checked_mul(BLOCK / 2 + 2),
+        }
+    }
+
+    /// Numbers that cannot be taken apart.
+    pub(super) const fn block(self) -> usize {
+        match self {
+            Self::Plain(_) => 1,
+            Self::Q8_0 | Self::Q4_0 => BLOCK,
+        }
+    }
+
+    /// Number `index`, exactly; `None` when it is infinite or none.
+    fn value(self, bytes: &[u8], index: usize) -> Option<Real> {
+        let (block, place) = (index / BLOCK, index % BLOCK);
+        match self {
+            Self::Plain(format) => format.read(&bytes[index * format.bytes()..]),
+            Self::Q8_0 => {
+                let block = &bytes[block * (BLOCK + 2)..];
+                Some(Format::F16.read(block)?.times(block[2 + place].cast_signed()))
+            }
+            Self::Q4_0 => {
+                let block = &bytes[block * (BLOCK / 2 + 2)..];
+                let pair = block[2 + place % (BLOCK / 2)];
+                let half = if place < BLOCK / 2 { pair & 15 } else { pair >> 4 };
+                Some(Format::F16.read(block)?.times(half.cast_signed() - 8))
+            }
+        }
+    }
 }
 
 /// One tensor of a source.
 #[derive(Clone, Debug)]
-pub(super) struct SourceTensor<'a> {
+pub(super) struct SourceTensor {
     pub(super) name: String,
-    pub(super) shape: Vec<usize>,
-    format: Format,
-    bytes: &'a [u8],
+    pub(super) encoding: Encoding,
+    pub(super) bytes: Vec<u8>,
 }
 
-impl Source {
-    /// Reads every `*.safetensors` file of a folder, in the order of their names.
-    pub(super) fn open(folder: &Path) -> Result<Self, ImportError> {
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |cause| ImportError::Io { path, cause }
-        };
-        let mut paths = Vec::new();
-        for entry in fs::read_dir(folder).map_err(io(folder))? {
-            let path = entry.map_err(io(folder))?.path();
-            if path.extension().is_some_and(|extension| extension == "safetensors") {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        if paths.is_empty() {
-            let what = "no .safetensors file in the folder".to_owned();
-            return Err(ImportError::Format { path: folder.to_path_buf(), what });
-        }
-        let read = |path: PathBuf| match fs::read(&path) {
-            Ok(bytes) => Ok((path, bytes)),
-            Err(cause) => Err(ImportError::Io { path, cause }),
-        };
-        Ok(Self { files: paths.into_iter().map(read).collect::<Result<_, _>>()? })
-    }
-
-    /// All tensors by name.
-    pub(super) fn tensors(&self) -> Result<Tensors<'_>, ImportError> {
-        let mut tensors = BTreeMap::new();
-        for (path, bytes) in &self.files {
-            let format = |what: String| ImportError::Format { path: path.clone(), what };
-            let file =
-                SafeTensors::deserialize(bytes).map_err(|error| format(error.to_string()))?;
-            for (name, view) in file.tensors() {
-                let source = match view.dtype() {
-                    SourceDtype::F32 => Format::F32,
-                    SourceDtype::F16 => Format::F16,
-                    SourceDtype::BF16 => Format::Bf16,
-                    // Such as position ids, which some exports carry as integers; nothing here asks for them.
-                    _ => continue,
-                };
-                let offset = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-                let data = &bytes[offset..offset + view.data().len()];
-                let tensor = SourceTensor {
-                    name: name.clone(),
-                    shape: view.shape().to_vec(),
-                    format: source,
-                    bytes: data,
-                };
-                if tensors.insert(name.clone(), tensor).is_some() {
-                    return Err(format(format!("tensor `{name}` is in two files")));
-                }
-            }
-        }
-        Ok(Tensors(tensors))
-    }
-}
-
-/// The tensors of a source, by name.
-#[derive(Debug)]
-pub(super) struct Tensors<'a>(BTreeMap<String, SourceTensor<'a>>);
-
-impl<'a> Tensors<'a> {
-    /// Whether there is such a tensor.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-
-    /// A tensor of a certain shape, all of it finite.
-    pub(super) fn get(
-        &self,
-        name: &str,
-        shape: &[usize],
-    ) -> Result<&SourceTensor<'a>, ImportError> {
-        let tensor = self.any(name)?;
-        if tensor.shape != shape {
-            let (got, want) = (tensor.shape.clone(), shape.to_vec());
-            return Err(ImportError::Shape { name: name.to_owned(), got, want });
-        }
-        // Said here, where the source's own name and place are known; later on it may be a part of a larger matrix.
-        let columns = shape.last().copied().unwrap_or(1);
-        match tensor.values().position(|value| value.is_none()) {
-            None => Ok(tensor),
-            Some(index) => {
-                let cause =
-                    WeightError::NotFinite { row: index / columns, column: index % columns };
-                Err(ImportError::Weight { name: name.to_owned(), cause })
-            }
-        }
-    }
-
-    /// A tensor of whatever shape.
-    pub(super) fn any(&self, name: &str) -> Result<&SourceTensor<'a>, ImportError> {
-        self.0.get(name).ok_or_else(|| ImportError::Missing { name: name.to_owned() })
-    }
-}
-
-impl SourceTensor<'_> {
+impl SourceTensor {
     /// Element `index` of the tensor, row-major; `None` when it is not finite.
     pub(super) fn value(&self, index: usize) -> Option<Real> {
-        self.format.read(&self.bytes[index * self.format.bytes()..])
+        self.encoding.value(&self.bytes, index)
     }
 
     /// Elements of the tensor.
-    pub(super) fn values(&self) -> impl Iterator<Item = Option<Real>> + '_ {
-        self.bytes.chunks_exact(self.format.bytes()).map(|bytes| self.format.read(bytes))
+    fn values(&self) -> impl Iterator<Item = Option<Real>> + '_ {
+        let block = self.encoding.block();
+        let block_bytes = self.encoding.bytes(block).unwrap_or(1);
+        (0..self.bytes.len() / block_bytes * block).map(|index| self.value(index))
     }
+}
+
+/// The safetensors files of a folder.
+#[derive(Debug)]
+pub(super) struct Source {
+    files: Vec<(PathBuf, File)>,
+    places: BTreeMap<String, Place>,
+}
+
+/// Where a tensor lies.
+#[derive(Debug)]
+struct Place {
+    file: usize,
+    shape: Vec<usize>,
+    format: Format,
+    offset: u64,
+    bytes: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Source {
+    /// Reads the headers of the files that `model.safetensors.index.json` names, or without one of every
+    /// `*.safetensors` file of a folder.
+    ///
+    /// # Errors
+    ///
+    /// When a file cannot be read, is not what its header says, or a tensor is in two of them or not where the index
+    /// says.
+    pub(super) fn open(folder: &Path) -> Result<Self, ImportError> {
+        let index_path = folder.join(INDEX);
+        let index: Option<Index> = optional(&index_path)?;
+        let wrong = |what: String| ImportError::Format { path: index_path.clone(), what };
+        let paths = match &index {
+            Some(index) => named(folder, index).map_err(wrong)?,
+            None => found(folder)?,
+        };
+        let mut source = Self { files: Vec::new(), places: BTreeMap::new() };
+        for path in paths {
+            source.add(path)?;
+        }
+        for (name, file) in index.iter().flat_map(|index| &index.weight_map) {
+            let place = source.places.get(name);
+            if place.is_none_or(|place| source.files[place.file].0 != folder.join(file)) {
+                return Err(wrong(format!(
+                    "tensor `{name}` is not in {file}, where the index says"
+                )));
+            }
+        }
+        Ok(source)
+    }
+
+    /// Reads a file's header.
+    fn add(&mut self, path: PathBuf) -> Result<(), ImportError> {
+        let io = |cause| ImportError::Io { path: path.clone(), cause };
+        let wrong = |what: String| ImportError::Format { path: path.clone(), what };
+        let mut file = File::open(&path).map_err(io)?;
+        let file_bytes = file.metadata().map_err(io)?.len();
+        let mut len = [0; 8];
+        if file_bytes < 8 {
+            return Err(wrong(format!("{file_bytes} bytes, a safetensors file has 8 at least")));
+        }
+        file.read_exact(&mut len).map_err(io)?;
+        let header_bytes = u64::from_le_bytes(len);
+        if header_bytes > HEADER_BYTES_MAX.min(file_bytes - 8) {
+            return Err(wrong(format!("a header of {header_bytes} bytes in {file_bytes}")));
+        }
+        let mut header = vec![0; usize::try_from(header_bytes).expect("100 MB at most")];
+        file.read_exact(&mut header).map_err(io)?;
+        let header: Metadata =
+            serde_json::from_slice(&header).map_err(|error| wrong(error.to_string()))?;
+        let data = 8 + header_bytes;
+        let want = data.checked_add(header.data_len() as u64);
+        if want != Some(file_bytes) {
+            let want = want.map_or_else(|| "more".to_owned(), |want| want.to_string());
+            return Err(wrong(format!(
+                "{file_bytes} bytes, its header promises {want}: the file is cut off or damaged"
+            )));
+        }
+        for name in header.offset_keys() {
+            let info = header.info(&name).expect("the header's own name");
+            let format = match info.dtype {
+                SourceDtype::F32 => Format::F32,
+                SourceDtype::F16 => Format::F16,
+                SourceDtype::BF16 => Format::Bf16,
+                // Such as position ids, which some exports carry as integers; nothing here asks for them.
+                _ => continue,
+            };
+            let (start, end) = info.data_offsets;
+            let place = Place {
+                file: self.files.len(),
+                shape: info.shape.clone(),
+                format,
+                offset: data + start as u64,
+                bytes: end - start,
+            };
+            if self.places.insert(name.clone(), place).is_some() {
+                return Err(wrong(format!("tensor `{name}` is in two files")));
+            }
+        }
+        self.files.push((path, file));
+        Ok(())
+    }
+}
+
+/// Every `*.safetensors` file of a folder, in the order of their names.
+fn found(folder: &Path) -> Result<Vec<PathBuf>, ImportError> {
+    let io = |cause| ImportError::Io { path: folder.to_path_buf(), cause };
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder).map_err(io)? {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    if paths.is_empty() {
+        let what = "no .safetensors file in the folder".to_owned();
+        return Err(ImportError::Format { path: folder.to_path_buf(), what });
+    }
+    Ok(paths)
+}
+
+/// The files that an index names; plain names only, so that none leads out of the folder.
+fn named(folder: &Path, index: &Index) -> Result<Vec<PathBuf>, String> {
+    let mut names: Vec<&String> = index.weight_map.values().collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() {
+        return Err("it names no tensor".to_owned());
+    }
+    let plain =
+        |name: &&String| Path::new(name).file_name().is_some_and(|file| file == name.as_str());
+    match names.iter().find(|name| !plain(name)) {
+        Some(name) => Err(format!("`{name}` is no file name")),
+        None => Ok(names.into_iter().map(|name| folder.join(name)).collect()),
+    }
+}
+
+impl Tensors for Source {
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.places.get(name).map(|place| place.shape.as_slice())
+    }
+
+    fn read(&self, name: &str) -> Result<SourceTensor, ImportError> {
+        let missing = || ImportError::Missing { name: name.to_owned() };
+        let place = self.places.get(name).ok_or_else(missing)?;
+        let (path, file) = &self.files[place.file];
+        let bytes = read_at(path, file, place.offset, place.bytes)?;
+        Ok(SourceTensor { name: name.to_owned(), encoding: Encoding::Plain(place.format), bytes })
+    }
+}
+
+/// Bytes of a file from `offset` on.
+pub(super) fn read_at(
+    path: &Path,
+    mut file: &File,
+    offset: u64,
+    len: usize,
+) -> Result<Vec<u8>, ImportError> {
+    let io = |cause| ImportError::Io { path: path.to_path_buf(), cause };
+    file.seek(SeekFrom::Start(offset)).map_err(io)?;
+    let mut bytes = vec![0; len];
+    file.read_exact(&mut bytes).map_err(io)?;
+    Ok(bytes)
 }

@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test file uses its share")]
 #![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
 
+pub(crate) mod decoders;
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use hyperion_model::{Model, Trust, import::import};

@@ -1,0 +1,491 @@
+//! Decoders, whatever their family: a program that the configuration alone implies, and for each operator where its tensors
+//! come from.
+//!
+//! So everything is known before a weight is read: sizes are checked against the operator set, and names and shapes
+//! against the source. Then tensors are made one operator after another and handed to a [`Sink`], a file or memory;
+//! nothing larger than the source of one operator is ever held.
+
+use std::{io, sync::Arc};
+
+use hyperion_ops::{AttentionShape, LinearShape, NormShape, constant::attention_multiplier};
+use hyperion_primitives::{B256, limits::CONTEXT_MAX};
+
+use super::{
+    ImportError, Progress,
+    builder::{Slot, Values, linear_tensors, norm_tensors, table_tensors},
+    source::{SourceTensor, Tensors},
+};
+use crate::{
+    file::{Parts, TensorPart, Writer},
+    program::{Codes, Input, Node, Op, Program, ValueId},
+    quantized::Matrix,
+    real::{COLUMN_ONE, ROW_ONE, Real},
+};
+
+/// Layers of a decoder at most; the deepest published ones have some 130.
+const LAYERS_MAX: usize = 1024;
+
+/// Where the tensors of an operator come from.
+enum Fill {
+    /// It has none.
+    Nothing,
+    /// A table from a matrix of its own shape.
+    Table { weight: String, rows: usize, width: usize, codes: Codes },
+    /// γ, times a Q30 multiplier, and β.
+    Norm { shape: NormShape, gamma: String, beta: Option<String>, gamma_q30: u32 },
+    /// Matrices one below the other.
+    Linear { parts: Vec<Part>, depth: usize },
+    /// Turns per position.
+    Frequencies(Vec<u64>),
+    /// Those of another operator, whose output channels are this one's.
+    Shared(u32),
+}
+
+/// Rows of a linear step that come from one matrix of the source.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    /// Name of the matrix.
+    pub(super) weight: String,
+    /// Name of its bias.
+    pub(super) bias: Option<String>,
+    /// Output channels.
+    pub(super) rows: usize,
+    /// Of them, the first so many are queries: they carry `query_q30`.
+    pub(super) queries: usize,
+    /// Q30.
+    pub(super) query_q30: u32,
+    /// Whether the source holds inputs by outputs.
+    pub(super) is_transposed: bool,
+}
+
+impl Part {
+    /// A matrix of outputs by inputs.
+    pub(super) fn new(weight: String, rows: usize) -> Self {
+        Self { weight, bias: None, rows, queries: 0, query_q30: ROW_ONE, is_transposed: false }
+    }
+
+    /// The same with a bias, if there is one.
+    pub(super) fn with_bias(self, bias: Option<String>) -> Self {
+        Self { bias, ..self }
+    }
+
+    /// The same; the first `queries` output channels are multiplied.
+    pub(super) fn with_queries(self, queries: usize, query_q30: u32) -> Self {
+        Self { queries, query_q30, ..self }
+    }
+
+    /// The same, held by inputs.
+    pub(super) fn transposed(self) -> Self {
+        Self { is_transposed: true, ..self }
+    }
+
+    fn row_q30(&self, row: usize) -> u32 {
+        if row < self.queries { self.query_q30 } else { ROW_ONE }
+    }
+}
+
+/// A decoder's program and the sources of its tensors.
+pub(super) struct Template {
+    context: u32,
+    nodes: Vec<Node>,
+    fills: Vec<Fill>,
+}
+
+impl Template {
+    /// Begins with token ids, value 0.
+    pub(super) fn new(context: u32) -> Self {
+        Self { context, nodes: Vec::new(), fills: Vec::new() }
+    }
+
+    /// Appends an operator without tensors; returns its value.
+    pub(super) fn push(&mut self, op: Op, inputs: &[ValueId]) -> ValueId {
+        self.fill(op, inputs, Fill::Nothing)
+    }
+
+    fn fill(&mut self, op: Op, inputs: &[ValueId], fill: Fill) -> ValueId {
+        self.nodes.push(Node { op, inputs: inputs.to_vec() });
+        self.fills.push(fill);
+        u32::try_from(self.nodes.len()).expect("an import makes few nodes")
+    }
+
+    /// Appends the embedding of token ids.
+    pub(super) fn embed(&mut self, weight: &str, vocab: usize, width: usize) -> ValueId {
+        let codes = Codes::W8r;
+        let op = Op::Embed { vocab: small(vocab), width: small(width), codes };
+        self.fill(op, &[0], Fill::Table { weight: weight.to_owned(), rows: vocab, width, codes })
+    }
+
+    /// Appends a table of learned positions.
+    pub(super) fn positions(
+        &mut self,
+        weight: &str,
+        rows: usize,
+        width: usize,
+        input: ValueId,
+    ) -> ValueId {
+        let codes = Codes::I16;
+        let op = Op::Position { context: small(rows), width: small(width), codes };
+        self.fill(op, &[input], Fill::Table { weight: weight.to_owned(), rows, width, codes })
+    }
+
+    /// Appends a norm.
+    pub(super) fn norm(
+        &mut self,
+        shape: NormShape,
+        gamma: String,
+        beta: Option<String>,
+        gamma_q30: u32,
+        input: ValueId,
+    ) -> ValueId {
+        self.fill(Op::Norm(shape), &[input], Fill::Norm { shape, gamma, beta, gamma_q30 })
+    }
+
+    /// Appends a linear step of `depth` inputs; `fine` inputs have 15 bits.
+    pub(super) fn linear(
+        &mut self,
+        parts: Vec<Part>,
+        depth: usize,
+        fine: bool,
+        input: ValueId,
+    ) -> Result<ValueId, ImportError> {
+        let rows = parts.iter().map(|part| part.rows).sum();
+        let shape = LinearShape::new(small(depth), small(rows)).ok_or_else(|| {
+            let name = names(&parts);
+            let max = hyperion_primitives::limits::DEPTH_MAX as usize;
+            ImportError::Shape {
+                name,
+                got: vec![rows, depth],
+                want: vec![rows.max(1), depth.clamp(1, max)],
+            }
+        })?;
+        let has_bias = parts.iter().any(|part| part.bias.is_some());
+        let shape = if has_bias { shape.with_bias() } else { shape };
+        let shape = if fine { shape.with_a15() } else { shape };
+        Ok(self.fill(Op::Linear(shape), &[input], Fill::Linear { parts, depth }))
+    }
+
+    /// Appends rotary positions.
+    pub(super) fn rope(
+        &mut self,
+        shape: hyperion_ops::RopeShape,
+        frequencies: &[u64],
+        input: ValueId,
+    ) -> ValueId {
+        self.fill(Op::Rope(shape), &[input], Fill::Frequencies(frequencies.to_vec()))
+    }
+
+    /// Appends what every decoder ends in: the rows that produce output, a norm, logits, a draw. Without a matrix of its
+    /// own the head is the embedding, which is the first operator.
+    pub(super) fn head(
+        &mut self,
+        (norm, gamma, beta): (NormShape, String, Option<String>),
+        weight: Option<String>,
+        (vocab, width): (usize, usize),
+        input: ValueId,
+    ) -> Result<ValueId, ImportError> {
+        let x = self.push(Op::LastRow, &[input]);
+        let x = self.norm(norm, gamma, beta, ROW_ONE, x);
+        let logits = match weight {
+            Some(weight) => self.linear(vec![Part::new(weight, vocab)], width, false, x)?,
+            None => {
+                let name = || "the embedding as head".to_owned();
+                let shape = LinearShape::new(small(width), small(vocab)).ok_or_else(|| {
+                    ImportError::Shape { name: name(), got: vec![vocab, width], want: vec![1, 1] }
+                })?;
+                self.fill(Op::Linear(shape), &[x], Fill::Shared(0))
+            }
+        };
+        Ok(self.push(Op::Sample, &[logits]))
+    }
+
+    /// The program, with every source tensor found and of the right shape.
+    pub(super) fn checked(
+        self,
+        source: &dyn Tensors,
+        tokenizer_hash: B256,
+    ) -> Result<Decoder<'_>, ImportError> {
+        for fill in &self.fills {
+            fill.check(source)?;
+        }
+        let program = Program::new(Input::Tokens, self.context, self.nodes)?;
+        Ok(Decoder { program, fills: self.fills, source, tokenizer_hash })
+    }
+}
+
+/// A decoder that is ready to be made.
+pub(super) struct Decoder<'s> {
+    program: Program,
+    fills: Vec<Fill>,
+    source: &'s dyn Tensors,
+    tokenizer_hash: B256,
+}
+
+impl Decoder<'_> {
+    /// Token ids are below this.
+    pub(super) fn vocabulary(&self) -> u32 {
+        self.program.vocabulary().expect("a decoder begins with an embedding")
+    }
+
+    /// Positions of a sequence at most.
+    pub(super) const fn context(&self) -> u32 {
+        self.program.context()
+    }
+
+    /// Makes every tensor, in the order of the program.
+    fn make(&self, sink: &mut dyn Sink, progress: Progress<'_>) -> Result<(), ImportError> {
+        for (op, fill) in (0..).zip(&self.fills) {
+            if let Fill::Shared(from) = fill {
+                (0..3).try_for_each(|slot| sink.share(op, slot, *from))?;
+            }
+            for (slot, data) in fill.tensors(self.source)? {
+                sink.put(op, slot, data)?;
+            }
+            progress(op as usize + 1, self.fills.len());
+        }
+        Ok(())
+    }
+
+    /// The whole model in memory.
+    pub(super) fn parts(self, progress: Progress<'_>) -> Result<Parts, ImportError> {
+        let mut tensors: Vec<TensorPart> = Vec::new();
+        self.make(&mut tensors, progress)?;
+        Ok(Parts { program: self.program, tokenizer_hash: self.tokenizer_hash, tensors })
+    }
+
+    /// Writes the model to a file, tensor by tensor.
+    pub(super) fn write(
+        self,
+        out: &mut (impl io::Write + io::Seek),
+        progress: Progress<'_>,
+    ) -> Result<hyperion_primitives::ModelId, ImportError> {
+        let mut writer = Writer::new(&self.program, self.tokenizer_hash, out)?;
+        self.make(&mut writer, progress)?;
+        Ok(writer.finish()?)
+    }
+}
+
+/// Takes a model's tensors, in the order of the program.
+trait Sink {
+    fn put(&mut self, op: u32, slot: u16, data: Vec<u8>) -> Result<(), ImportError>;
+    /// The same bytes as a tensor that was put before.
+    fn share(&mut self, op: u32, slot: u16, from: u32) -> Result<(), ImportError>;
+}
+
+impl Sink for Vec<TensorPart> {
+    fn put(&mut self, op: u32, slot: u16, data: Vec<u8>) -> Result<(), ImportError> {
+        self.push(TensorPart { op, slot, data: data.into() });
+        Ok(())
+    }
+
+    fn share(&mut self, op: u32, slot: u16, from: u32) -> Result<(), ImportError> {
+        let found = self.iter().find(|part| (part.op, part.slot) == (from, slot));
+        let data = Arc::clone(&found.expect("the other operator was made before").data);
+        self.push(TensorPart { op, slot, data });
+        Ok(())
+    }
+}
+
+impl<W: io::Write + io::Seek> Sink for Writer<'_, W> {
+    fn put(&mut self, op: u32, slot: u16, data: Vec<u8>) -> Result<(), ImportError> {
+        Ok(Self::put(self, op, slot, &data)?)
+    }
+
+    fn share(&mut self, op: u32, slot: u16, from: u32) -> Result<(), ImportError> {
+        Self::share(self, op, slot, from);
+        Ok(())
+    }
+}
+
+impl Fill {
+    /// Compares the source with what is needed of it.
+    fn check(&self, source: &dyn Tensors) -> Result<(), ImportError> {
+        match self {
+            Self::Nothing | Self::Frequencies(_) | Self::Shared(_) => Ok(()),
+            Self::Table { weight, rows, width, .. } => source.expect(weight, &[*rows, *width]),
+            Self::Norm { shape, gamma, beta, .. } => {
+                let len = [shape.group as usize];
+                source.expect(gamma, &len)?;
+                beta.iter().try_for_each(|beta| source.expect(beta, &len))
+            }
+            Self::Linear { parts, depth } => parts.iter().try_for_each(|part| {
+                source.expect(&part.weight, &part.shape(*depth))?;
+                part.bias.iter().try_for_each(|bias| source.expect(bias, &[part.rows]))
+            }),
+        }
+    }
+
+    fn tensors(&self, source: &dyn Tensors) -> Result<Vec<Slot>, ImportError> {
+        match self {
+            Self::Nothing | Self::Shared(_) => Ok(Vec::new()),
+            Self::Frequencies(turns) => {
+                Ok(vec![(0, turns.iter().flat_map(|turn| turn.to_le_bytes()).collect())])
+            }
+            Self::Table { weight, rows, width, codes } => {
+                let tensor = source.get(weight, &[*rows, *width])?;
+                let value = |row: usize, column: usize| tensor.value(row * width + column);
+                table_tensors(&tensor.name, &Matrix::new(*rows, *width, &value), *codes)
+            }
+            Self::Norm { shape, gamma, beta, gamma_q30 } => {
+                let len = [shape.group as usize];
+                let tensor = source.get(gamma, &len)?;
+                let beta = beta.as_ref().map(|beta| source.get(beta, &len)).transpose()?;
+                let beta = beta.as_ref().map(|beta| |index: usize| beta.value(index));
+                let gamma_at =
+                    |index: usize| Some(tensor.value(index)?.scaled(*gamma_q30, COLUMN_ONE));
+                let beta = beta.as_ref().map(|beta| beta as Values<'_>);
+                norm_tensors(&tensor.name, *shape, &gamma_at, beta)
+            }
+            Self::Linear { parts, depth } => linear(parts, *depth, source),
+        }
+    }
+}
+
+impl Part {
+    fn shape(&self, depth: usize) -> [usize; 2] {
+        if self.is_transposed { [depth, self.rows] } else { [self.rows, depth] }
+    }
+
+    fn read(&self, depth: usize, source: &dyn Tensors) -> Result<Loaded<'_>, ImportError> {
+        let weight = source.get(&self.weight, &self.shape(depth))?;
+        let bias = self.bias.as_ref().map(|bias| source.get(bias, &[self.rows])).transpose()?;
+        Ok(Loaded { part: self, weight, bias })
+    }
+}
+
+/// The source of one part, read.
+struct Loaded<'p> {
+    part: &'p Part,
+    weight: SourceTensor,
+    bias: Option<SourceTensor>,
+}
+
+fn linear(parts: &[Part], depth: usize, source: &dyn Tensors) -> Result<Vec<Slot>, ImportError> {
+    let loaded: Vec<Loaded<'_>> =
+        parts.iter().map(|part| part.read(depth, source)).collect::<Result<_, _>>()?;
+    let find = |mut row: usize| {
+        let part = loaded.iter().find(|loaded| {
+            let is_here = row < loaded.part.rows;
+            row -= if is_here { 0 } else { loaded.part.rows };
+            is_here
+        });
+        (part.expect("a row of the step"), row)
+    };
+    let value = |row: usize, column: usize| {
+        let (Loaded { part, weight, .. }, row) = find(row);
+        let index =
+            if part.is_transposed { column * part.rows + row } else { row * depth + column };
+        weight.value(index)
+    };
+    let row_q30 = |row: usize| {
+        let (loaded, row) = find(row);
+        loaded.part.row_q30(row)
+    };
+    let bias = |row: usize| {
+        let (loaded, row) = find(row);
+        loaded.bias.as_ref().map_or(Some(Real::default()), |bias| bias.value(row))
+    };
+    let rows = parts.iter().map(|part| part.rows).sum();
+    let is_plain = parts.iter().all(|part| part.queries == 0);
+    let row_q30 = (!is_plain).then_some(&row_q30 as &dyn Fn(usize) -> u32);
+    let matrix = Matrix { row_q30, ..Matrix::new(rows, depth, &value) };
+    let has_bias = loaded.iter().any(|loaded| loaded.bias.is_some());
+    let names: Vec<&str> = loaded.iter().map(|loaded| loaded.weight.name.as_str()).collect();
+    linear_tensors(&names.join(", "), &matrix, has_bias.then_some(&bias as Values<'_>))
+}
+
+fn names(parts: &[Part]) -> String {
+    let names: Vec<&str> = parts.iter().map(|part| part.weight.as_str()).collect();
+    names.join(", ")
+}
+
+/// A size as the operator set counts; too large a one stays too large.
+pub(super) fn small(size: usize) -> u32 {
+    u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+/// Says that a configuration asks for what there is not.
+pub(super) fn unsupported(
+    key: &'static str,
+    got: &dyn ToString,
+    want: &'static str,
+) -> ImportError {
+    ImportError::Unsupported { key, got: got.to_string(), want }
+}
+
+/// Sizes that every decoder has, checked against the operator set before anything is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    pub(super) hidden: usize,
+    pub(super) inner: usize,
+    pub(super) layers: usize,
+    pub(super) vocab: usize,
+    /// Positions, [`CONTEXT_MAX`] at most.
+    pub(super) context: u32,
+    /// Causal, with 15-bit attention weights, seeing all that came before.
+    pub(super) attention: AttentionShape,
+    /// `log2(e)/√head_dim`.
+    pub(super) query_q30: u32,
+}
+
+/// Sizes as a configuration states them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stated {
+    pub(super) hidden: usize,
+    pub(super) inner: usize,
+    pub(super) layers: usize,
+    pub(super) vocab: usize,
+    pub(super) positions: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    /// Where it is not `hidden / heads`.
+    pub(super) head_dim: Option<usize>,
+}
+
+impl Sizes {
+    /// Checks what is stated.
+    pub(super) fn new(stated: Stated) -> Result<Self, ImportError> {
+        let Stated { hidden, inner, layers, vocab, positions, heads, kv_heads, head_dim } = stated;
+        let within = |key, got: usize, max: u32, want| {
+            let fits = (1..=max as usize).contains(&got);
+            if fits { Ok(()) } else { Err(unsupported(key, &got, want)) }
+        };
+        use hyperion_primitives::limits::{DEPTH_MAX, VOCABULARY_MAX, WIDTH_MAX};
+        within("hidden_size", hidden, WIDTH_MAX, "1 to 16,384 is supported")?;
+        within("intermediate_size", inner, DEPTH_MAX, "1 to 131,071 is supported")?;
+        within("num_hidden_layers", layers, small(LAYERS_MAX), "1 to 1,024 is supported")?;
+        within("vocab_size", vocab, VOCABULARY_MAX, "1 to 262,144 is supported")?;
+        within("max_position_embeddings", positions, u32::MAX, "1 at least")?;
+        let divides = heads > 0 && hidden.is_multiple_of(heads);
+        let head_dim = head_dim.unwrap_or(if divides { hidden / heads } else { 0 });
+        let attention = AttentionShape::new(small(heads), small(kv_heads), small(head_dim));
+        let attention = attention.ok_or_else(|| {
+            let got = format!("{heads}, num_key_value_heads {kv_heads}, head_dim {head_dim}");
+            let want =
+                "a multiple of num_key_value_heads, heads of 1 to 256 columns, 16,384 in all";
+            unsupported("num_attention_heads", &got, want)
+        })?;
+        let query_q30 = attention_multiplier(attention.head_dim)
+            .and_then(|multiplier| u32::try_from(multiplier).ok());
+        let query_q30 = query_q30
+            .ok_or_else(|| unsupported("head_dim", &head_dim, "heads of at least 2 columns"))?;
+        Ok(Self {
+            hidden,
+            inner,
+            layers,
+            vocab,
+            context: small(positions).min(CONTEXT_MAX),
+            attention: attention.with_causal(0).with_p15(),
+            query_q30,
+        })
+    }
+
+    /// Columns of all query heads.
+    pub(super) const fn query_width(&self) -> usize {
+        self.attention.heads as usize * self.attention.head_dim as usize
+    }
+
+    /// Columns of all key heads, and of all value heads.
+    pub(super) const fn kv_width(&self) -> usize {
+        self.attention.kv_heads as usize * self.attention.head_dim as usize
+    }
+}
