@@ -8,6 +8,7 @@
 use hyperion_verify::manifest::{Formula, Manifest, OutputRows};
 
 use crate::{
+    decoder,
     plan::Plan,
     program::{Op, Program, Rows},
 };
@@ -53,10 +54,16 @@ pub(crate) fn manifest(program: &Program) -> Manifest {
         }
     }
     let output = program.output();
+    let context = program.context();
+    let peak_bytes = if is_generator {
+        Plan::with_outputs(program, context, 1).bytes() + decoder::cache_bytes(program, context)
+    } else {
+        Plan::new(program, context).bytes()
+    };
     Manifest {
         program_id: program.id(),
         active: true,
-        // A generator needs a key-value cache, which no forward pass here has yet.
+        // A call within a block is one pass, and a generator is many.
         native: !is_generator,
         causal: is_causal,
         generator: is_generator,
@@ -73,6 +80,6 @@ pub(crate) fn manifest(program: &Program) -> Manifest {
         rows_max: program.context(),
         macs,
         elements,
-        peak_bytes: Plan::new(program, program.context()).bytes(),
+        peak_bytes,
     }
 }

@@ -4,7 +4,7 @@
 //! slot, columns are views of their value, and the output's slot is nobody else's. The plan's size is the memory a
 //! model takes beside its weights, so a model that does not fit is refused when it is registered.
 
-use crate::program::{Op, Program, ValueId};
+use crate::program::{Op, Program, Rows, ValueId};
 
 /// Memory of a run with a certain number of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +26,11 @@ pub(crate) struct Place {
 impl Plan {
     /// Plans runs of at most `rows_max` rows, over all sequences of a batch.
     pub fn new(program: &Program, rows_max: u32) -> Self {
+        Self::with_outputs(program, rows_max, rows_max)
+    }
+
+    /// Plans runs of at most `rows_max` rows of which at most `outputs_max` produce output.
+    pub fn with_outputs(program: &Program, rows_max: u32, outputs_max: u32) -> Self {
         let last_read = last_reads(program);
         let mut slots: Vec<Slot> = Vec::new();
         let mut places: Vec<Place> = Vec::new();
@@ -41,8 +46,11 @@ impl Plan {
             let place = if let Some((whole, start)) = view {
                 Place { column: whole.column + start, ..whole }
             } else {
-                let bytes =
-                    u64::from(rows_max) * u64::from(shape.width) * shape.dtype.bytes() as u64;
+                let rows = match shape.rows {
+                    Rows::All => rows_max,
+                    Rows::Out => outputs_max,
+                };
+                let bytes = u64::from(rows) * u64::from(shape.width) * shape.dtype.bytes() as u64;
                 let slot = take(&mut slots, value, bytes);
                 Place { slot, column: 0, stride: shape.width }
             };
