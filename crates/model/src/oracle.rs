@@ -7,9 +7,12 @@
 mod agreement;
 mod check;
 mod classifier;
+mod decoder;
 mod encoder;
 mod files;
+mod gpt2;
 mod inputs;
+mod perplexity;
 
 use std::{
     fmt, io,
@@ -19,8 +22,10 @@ use std::{
 pub use agreement::{argmax, cosine};
 pub use check::{Agreement, CheckError, Report, check};
 pub use inputs::read_inputs;
+pub use perplexity::{Perplexity, perplexity};
 
 use classifier::Classifier;
+use decoder::Decoder;
 use encoder::Encoder;
 
 use crate::import::onnx::OnnxError;
@@ -57,7 +62,7 @@ pub enum OracleError {
         "{0} holds neither config.json (an encoder) nor graph.json (a classifier), and is no .onnx file"
     )]
     NoModel(PathBuf),
-    /// An encoder was asked for logits, or a classifier for an embedding.
+    /// A model was asked for what another kind answers.
     #[error("the source is {is}; ask it for {answers}")]
     Kind {
         /// What it is.
@@ -100,24 +105,28 @@ pub enum OracleError {
 /// A float model.
 pub struct Oracle(Kind);
 
-#[expect(clippy::large_enum_variant, reason = "an oracle is made once and stays where it was made")]
 enum Kind {
     Encoder(Encoder),
     Classifier(Classifier),
+    Decoder(Decoder),
 }
 
 impl fmt::Debug for Oracle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Oracle")
-            .field(&if self.is_encoder() { "encoder" } else { "classifier" })
+            .field(&match self.0 {
+                Kind::Encoder(_) => "encoder",
+                Kind::Classifier(_) => "classifier",
+                Kind::Decoder(_) => "decoder",
+            })
             .finish()
     }
 }
 
 impl Oracle {
     /// Loads what a model was imported from: the folder of a BERT-family encoder (`config.json`,
-    /// `model.safetensors`, and the sentence-transformers files where they are), the folder of a classifier
-    /// (`graph.json`, `model.safetensors`), or a file that ends in `.onnx`.
+    /// `model.safetensors`, and the sentence-transformers files where they are), that of a decoder (`config.json`,
+    /// `*.safetensors`), that of a classifier (`graph.json`, `model.safetensors`), or a file that ends in `.onnx`.
     ///
     /// # Errors
     ///
@@ -129,13 +138,22 @@ impl Oracle {
         if source.join("graph.json").is_file() {
             return Ok(Self(Kind::Classifier(Classifier::open(source)?)));
         }
+        if source.join("config.json").is_file() && Decoder::is_here(source)? {
+            return Ok(Self(Kind::Decoder(Decoder::open(source)?)));
+        }
         if source.join("config.json").is_file() {
             return Ok(Self(Kind::Encoder(Encoder::open(source)?)));
         }
         Err(OracleError::NoModel(source.into()))
     }
 
-    /// Whether [`embed`](Self::embed) answers; otherwise [`logits`](Self::logits) does.
+    /// Whether [`next_logits`](Self::next_logits) answers.
+    #[must_use]
+    pub const fn is_decoder(&self) -> bool {
+        matches!(self.0, Kind::Decoder(_))
+    }
+
+    /// Whether [`embed`](Self::embed) answers.
     #[must_use]
     pub const fn is_encoder(&self) -> bool {
         matches!(self.0, Kind::Encoder(_))
@@ -151,6 +169,7 @@ impl Oracle {
         match &self.0 {
             Kind::Encoder(encoder) => encoder.embed(ids),
             Kind::Classifier(_) => Err(OracleError::Kind { is: "a classifier", answers: "logits" }),
+            Kind::Decoder(_) => Err(A_DECODER),
         }
     }
 
@@ -165,6 +184,26 @@ impl Oracle {
                 Err(OracleError::Kind { is: "an encoder", answers: "an embedding" })
             }
             Kind::Classifier(classifier) => classifier.logits(row),
+            Kind::Decoder(_) => Err(A_DECODER),
+        }
+    }
+
+    /// Logits of a decoder after each token of a sequence, in natural units.
+    ///
+    /// # Errors
+    ///
+    /// When the model is no decoder, when there are no or too many ids, or one is outside the vocabulary.
+    pub fn next_logits(&self, ids: &[u32]) -> Result<Vec<Vec<f32>>, OracleError> {
+        match &self.0 {
+            Kind::Decoder(decoder) => decoder.logits(ids),
+            Kind::Classifier(_) => Err(OracleError::Kind { is: "a classifier", answers: "logits" }),
+            Kind::Encoder(_) => {
+                Err(OracleError::Kind { is: "an encoder", answers: "an embedding" })
+            }
         }
     }
 }
+
+/// A decoder was asked for what others answer.
+const A_DECODER: OracleError =
+    OracleError::Kind { is: "a decoder", answers: "the logits after each token" };

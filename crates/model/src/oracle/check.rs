@@ -5,7 +5,7 @@ use std::{fmt, io, path::PathBuf};
 use hyperion_ops::Backend;
 use hyperion_primitives::Dtype;
 
-use super::{Oracle, OracleError, argmax, cosine};
+use super::{Oracle, OracleError, argmax, cosine, perplexity::Scorer};
 use crate::{Model, ModelError, Prepared, Tensor, TokenizerError, program::Input};
 
 /// Why a model cannot be checked.
@@ -43,14 +43,12 @@ pub enum CheckError {
     #[error("the model reads tokens; text needs the tokenizer.json that it was imported with")]
     NoTokenizer,
     /// The source is of another kind than the model.
-    #[error(
-        "the model reads {model} and the source reads {source_reads}; it was not imported from there"
-    )]
+    #[error("the model {model} and the source {from}; it was not imported from there")]
     Source {
-        /// What the model reads.
+        /// What the model does.
         model: &'static str,
-        /// What the oracle reads.
-        source_reads: &'static str,
+        /// What the source does.
+        from: &'static str,
     },
     /// Nothing to check.
     #[error("there are no inputs")]
@@ -80,14 +78,40 @@ pub enum Agreement {
         /// The float model's.
         float: usize,
     },
+    /// Logits after each token of a text.
+    Logits {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Of them, those after which both say the same token next.
+        equal: usize,
+        /// Mean over all tokens.
+        cosine: f64,
+    },
 }
 
 impl Agreement {
+    /// Compares the logits after each token of a text: `exact` are rows of Q16.
+    ///
+    /// # Panics
+    ///
+    /// When there are no rows, or they have other lengths.
+    #[must_use]
+    pub fn of_logits(exact: &[i32], float: &[Vec<f32>]) -> Self {
+        let vocabulary = float[0].len();
+        let (mut equal, mut sum) = (0, 0.0);
+        for (exact, float) in exact.chunks_exact(vocabulary).zip(float) {
+            let exact: Vec<f32> = exact.iter().map(|logit| *logit as f32 / 65_536.0).collect();
+            equal += usize::from(argmax(&exact) == argmax(float));
+            sum += cosine(&exact, float);
+        }
+        Self::Logits { tokens: float.len(), equal, cosine: sum / float.len() as f64 }
+    }
+
     /// The cosine, or 1 for equal and 0 for different classes.
     #[must_use]
     pub const fn score(self) -> f64 {
         match self {
-            Self::Cosine { cosine, .. } => cosine,
+            Self::Cosine { cosine, .. } | Self::Logits { cosine, .. } => cosine,
             Self::Class { exact, float } => (exact == float) as u8 as f64,
         }
     }
@@ -97,6 +121,9 @@ impl fmt::Display for Agreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cosine { tokens, cosine } => write!(f, "{tokens} tokens, cosine {cosine:.6}"),
+            Self::Logits { tokens, equal, cosine } => {
+                write!(f, "{tokens} tokens, cosine {cosine:.6}, same next token after {equal}")
+            }
             Self::Class { exact, float } if exact == float => write!(f, "class {exact}"),
             Self::Class { exact, float } => write!(f, "class {exact}, float says {float}"),
         }
@@ -117,6 +144,16 @@ impl Report {
         self.agreements.iter().map(|agreement| agreement.score()).fold(f64::INFINITY, f64::min)
     }
 
+    /// After how many tokens both say the same token next, and how many tokens there are; none for what is no decoder.
+    #[must_use]
+    pub fn next_tokens(&self) -> (usize, usize) {
+        let counts = self.agreements.iter().filter_map(|agreement| match agreement {
+            Agreement::Logits { equal, tokens, .. } => Some((*equal, *tokens)),
+            _ => None,
+        });
+        counts.fold((0, 0), |sum, (equal, tokens)| (sum.0 + equal, sum.1 + tokens))
+    }
+
     /// The mean score: the mean cosine, or the share of equal classes.
     #[must_use]
     pub fn mean(&self) -> f64 {
@@ -129,13 +166,14 @@ impl fmt::Display for Report {
     /// One line, such as `77 inputs: cosine min 0.996012, mean 0.997480`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inputs = self.agreements.len();
-        if matches!(self.agreements.first(), Some(Agreement::Cosine { .. })) {
-            return write!(
-                f,
-                "{inputs} inputs: cosine min {:.6}, mean {:.6}",
-                self.min(),
-                self.mean()
-            );
+        if !matches!(self.agreements.first(), Some(Agreement::Class { .. })) {
+            let (min, mean) = (self.min(), self.mean());
+            write!(f, "{inputs} inputs: cosine min {min:.6}, mean {mean:.6}")?;
+            let (equal, tokens) = self.next_tokens();
+            if tokens > 0 {
+                write!(f, "; same next token after {equal} of {tokens}")?;
+            }
+            return Ok(());
         }
         let equal = self.agreements.iter().filter(|agreement| agreement.score() == 1.0).count();
         write!(f, "{inputs} inputs: same class on {equal} ({:.2} %)", 100.0 * self.mean())
@@ -157,11 +195,19 @@ pub fn check(
     inputs: &[Vec<u8>],
     progress: &mut dyn FnMut(usize),
 ) -> Result<Report, CheckError> {
-    let reads = |tokens| if tokens { "tokens" } else { "rows" };
-    let is_encoder = model.program().input() == Input::Tokens;
-    if is_encoder != oracle.is_encoder() {
-        let [model, source_reads] = [is_encoder, oracle.is_encoder()].map(reads);
-        return Err(CheckError::Source { model, source_reads });
+    let kind = |is_decoder, reads_tokens| match (is_decoder, reads_tokens) {
+        (true, _) => "generates from tokens",
+        (false, true) => "reads tokens",
+        (false, false) => "reads rows",
+    };
+    let is_decoder = model.manifest().generator;
+    let model_kind = kind(is_decoder, model.program().input() == Input::Tokens);
+    let source_kind = kind(oracle.is_decoder(), oracle.is_encoder());
+    if model_kind != source_kind {
+        return Err(CheckError::Source { model: model_kind, from: source_kind });
+    }
+    if is_decoder {
+        return check_decoder(model, oracle, backend, inputs, progress);
     }
     let row_bytes = 4 * model.program().input().width() as usize;
     let rows =
@@ -177,6 +223,29 @@ pub fn check(
         Ok::<_, CheckError>(())
     });
     prepared.unload(backend);
+    backend.reset();
+    outcome.map(|()| Report { agreements })
+}
+
+fn check_decoder(
+    model: &Model,
+    oracle: &Oracle,
+    backend: &mut dyn Backend,
+    inputs: &[Vec<u8>],
+    progress: &mut dyn FnMut(usize),
+) -> Result<Report, CheckError> {
+    let longest = inputs.iter().map(|input| input.len() / 4).max().ok_or(CheckError::NoInputs)?;
+    let longest = u32::try_from(longest).unwrap_or(u32::MAX).min(model.program().context());
+    let mut scorer = Scorer::load(model, backend, longest)?;
+    let mut agreements = Vec::with_capacity(inputs.len());
+    let outcome = inputs.iter().enumerate().try_for_each(|(done, input)| {
+        let ids: Vec<u32> = input.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect();
+        let exact = scorer.logits(backend, &ids)?;
+        agreements.push(Agreement::of_logits(&exact, &oracle.next_logits(&ids)?));
+        progress(done + 1);
+        Ok::<_, CheckError>(())
+    });
+    scorer.unload(backend);
     backend.reset();
     outcome.map(|()| Report { agreements })
 }

@@ -1,4 +1,4 @@
-//! `hyperion model`: import, list and check model files.
+//! `hyperion model`: import, list and check model files, and score texts with them.
 
 use std::{
     fs::{self, File},
@@ -8,18 +8,20 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use hyperion_model::{Model, Prepared, Tensor, Tokenizer, Trust, import, oracle};
+use hyperion_primitives::ModelId;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Exit, out::say};
 use crate::devices;
 
-/// Import, list and check model files.
+/// Import, list and check model files, and score texts with them.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
     /// Turn a published model into an exact one: the same file and id on every machine.
     ///
-    /// SOURCE is a Hugging Face folder of the BERT family (config.json, safetensors, tokenizer.json), a folder with
-    /// graph.json and safetensors, or an .onnx classifier.
+    /// SOURCE is a Hugging Face folder (config.json, safetensors, tokenizer.json) of an encoder of the BERT family or of a
+    /// decoder (Llama, Mistral, Qwen2, Qwen3, GPT-2), a .gguf file of a decoder, a folder with graph.json and
+    /// safetensors, or an .onnx classifier.
     Import {
         /// What to import.
         source: PathBuf,
@@ -35,7 +37,8 @@ pub(crate) enum Command {
     },
     /// Compare an exact model with its float source on inputs of your own.
     ///
-    /// For a text model, one text a line; for a classifier, one row a line: label, then values, comma separated.
+    /// For a text model, one text a line; for a classifier, one row a line: label, then values, comma separated. Decoders
+    /// are compared by the logits after every token.
     Check {
         /// The model file.
         model: PathBuf,
@@ -52,6 +55,22 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 0.995)]
         at_least: f64,
     },
+    /// Measure how surprised a decoder is by a text, alone or beside its float source.
+    Perplexity {
+        /// The model file.
+        model: PathBuf,
+        /// The text.
+        text: PathBuf,
+        /// The tokenizer that the model was imported with; by default the one beside the model file.
+        #[arg(long, value_name = "FILE")]
+        tokenizer: Option<PathBuf>,
+        /// The folder that it was imported from: compare with the float model.
+        #[arg(long, value_name = "DIR")]
+        source: Option<PathBuf>,
+        /// Tokens that are scored together, each such piece from its own beginning.
+        #[arg(long, default_value_t = 512)]
+        window: u32,
+    },
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
@@ -63,11 +82,18 @@ pub(crate) fn run(command: &Command) -> Result<()> {
             let oracle = oracle::Oracle::open(source)?;
             let text = fs::read_to_string(inputs)
                 .with_context(|| format!("reading {}", inputs.display()))?;
-            if model.program().vocabulary().is_some() {
+            if oracle.is_decoder() {
+                check_decoder(&model, &oracle, source, inputs, *at_least)
+            } else if model.program().vocabulary().is_some() {
                 check_texts(&model, &oracle, source, &text, *at_least)
             } else {
                 check_rows(&model, &oracle, &text, *divide_by, *at_least)
             }
+        }
+        Command::Perplexity { model, text, tokenizer, source, window } => {
+            let tokenizer =
+                tokenizer.clone().unwrap_or_else(|| model.with_extension("tokenizer.json"));
+            perplexity(model, text, &tokenizer, source.as_deref(), *window)
         }
     }
 }
@@ -78,30 +104,48 @@ pub(crate) fn run(command: &Command) -> Result<()> {
 ///
 /// When the source is refused, or the file cannot be written; a file that is there stays until the new one is whole.
 pub(crate) fn import_model(source: &Path, out: &Path) -> Result<()> {
-    let bar = ProgressBar::new(1);
-    bar.set_style(
-        ProgressStyle::with_template("importing {bar:40} {pos}/{len}")
-            .expect("a template that parses"),
-    );
-    let parts = import::import(source, &mut |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    })?;
-    bar.finish_and_clear();
+    let bar = bar("importing");
     let partial = out.with_extension("hyp.partial");
-    let file = File::create(&partial).with_context(|| format!("making {}", partial.display()))?;
-    let mut writer = BufWriter::new(file);
-    let id = parts.write(&mut writer)?;
-    writer.flush()?;
-    writer.get_ref().sync_all()?;
-    let tokenizer = source.join("tokenizer.json");
-    if tokenizer.is_file() {
-        let beside = out.with_extension("tokenizer.json");
-        fs::copy(&tokenizer, &beside).with_context(|| format!("writing {}", beside.display()))?;
+    let written = write(source, &partial, &bar);
+    bar.finish_and_clear();
+    if written.is_err() {
+        // Half a model is of no use; that it cannot be removed is no second trouble.
+        let _ = fs::remove_file(&partial);
+    }
+    let id = written?;
+    let folder = if source.is_dir() { source } else { source.parent().unwrap_or(source) };
+    for name in ["tokenizer.json", "generation_config.json"] {
+        let from = folder.join(name);
+        let is_own = source.is_dir() || source.extension().is_some_and(|kind| kind == "gguf");
+        if is_own && from.is_file() {
+            let beside = out.with_extension(name);
+            fs::copy(&from, &beside).with_context(|| format!("writing {}", beside.display()))?;
+        }
     }
     fs::rename(&partial, out).with_context(|| format!("writing {}", out.display()))?;
     say!("{id}  {}", out.display())?;
     Ok(())
+}
+
+fn write(source: &Path, to: &Path, bar: &ProgressBar) -> Result<ModelId> {
+    let file = File::create(to).with_context(|| format!("making {}", to.display()))?;
+    let mut writer = BufWriter::new(file);
+    let id = import::write(source, &mut writer, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    })?;
+    writer.flush()?;
+    writer.get_ref().sync_all()?;
+    Ok(id)
+}
+
+/// A progress bar, on a terminal.
+fn bar(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(1);
+    let style = ProgressStyle::with_template("{msg} {bar:40} {pos}/{len}");
+    bar.set_style(style.expect("a template that parses"));
+    bar.set_message(what);
+    bar
 }
 
 fn list(paths: &[PathBuf]) -> Result<()> {
@@ -190,6 +234,52 @@ fn check_texts(
     }
     say!("cosine least {least:.5}, mean {:.5}, {count} texts", sum / f64::from(count))?;
     verdict(least, at_least)
+}
+
+fn check_decoder(
+    model: &Model,
+    oracle: &oracle::Oracle,
+    source: &Path,
+    inputs: &Path,
+    at_least: f64,
+) -> Result<()> {
+    let tokenizer = Tokenizer::open(&source.join("tokenizer.json"), model.program().context())?;
+    let tokenizer = tokenizer.for_model(model.tokenizer_hash())?;
+    let inputs = oracle::read_inputs(inputs, model, Some(&tokenizer))?;
+    let mut device = devices::best_cpu(0)?;
+    let report = oracle::check(model, oracle, device.as_mut(), &inputs, &mut |_| {})?;
+    for agreement in &report.agreements {
+        say!("{agreement}")?;
+    }
+    say!("{report}")?;
+    verdict(report.min(), at_least)
+}
+
+fn perplexity(
+    model: &Path,
+    text: &Path,
+    tokenizer: &Path,
+    source: Option<&Path>,
+    window: u32,
+) -> Result<()> {
+    let model = Model::open(model, Trust::Nothing)?;
+    let oracle = source.map(oracle::Oracle::open).transpose()?;
+    // A text is as long as it is; what is cut is cut into windows.
+    let tokenizer = Tokenizer::open(tokenizer, u32::MAX)
+        .with_context(|| format!("reading {}", tokenizer.display()))?;
+    let tokenizer = tokenizer.for_model(model.tokenizer_hash())?;
+    let text = fs::read_to_string(text).with_context(|| format!("reading {}", text.display()))?;
+    let ids = tokenizer.encode(&text)?;
+    let bar = bar("scoring");
+    bar.set_length(ids.len() as u64);
+    let mut device = devices::best_cpu(0)?;
+    let scored =
+        oracle::perplexity(&model, oracle.as_ref(), device.as_mut(), (&ids, window), &mut |done| {
+            bar.set_position(done as u64);
+        });
+    bar.finish_and_clear();
+    say!("{}", scored?)?;
+    Ok(())
 }
 
 fn check_rows(

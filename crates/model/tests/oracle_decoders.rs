@@ -1,0 +1,99 @@
+//! Exact decoders beside candle in f32: one of each family, random weights.
+
+mod common;
+
+use common::{
+    Folder,
+    decoders::{FAMILIES, family, ids},
+};
+use hyperion_model::oracle::{Agreement, CheckError, Oracle, OracleError, check, perplexity};
+use hyperion_ops::Reference;
+use hyperion_primitives::Mix;
+
+fn inputs(mix: &mut Mix, lengths: &[usize]) -> Vec<Vec<u8>> {
+    let bytes = |len: &usize| ids(mix, *len).into_iter().flat_map(u32::to_le_bytes).collect();
+    lengths.iter().map(bytes).collect()
+}
+
+#[test]
+fn each_family_says_what_float_says() {
+    let mut mix = Mix::new(61);
+    for name in FAMILIES {
+        let folder = family(name);
+        let oracle = Oracle::open(folder.write().path()).unwrap();
+        let inputs = inputs(&mut mix, &[40, 7, 1]);
+        let mut heard = Vec::new();
+        let report =
+            check(&folder.model(), &oracle, &mut Reference::default(), &inputs, &mut |done| {
+                heard.push(done);
+            });
+        let report = report.unwrap();
+        println!("{name}: {report}");
+        assert_eq!(heard, [1, 2, 3]);
+        assert!(report.min() > 0.9995, "{name}: {report}");
+        let (equal, tokens) = report.next_tokens();
+        assert_eq!(tokens, 48);
+        assert!(equal * 10 >= tokens * 9, "{name}: {report}");
+    }
+}
+
+#[test]
+fn a_window_is_seen_as_float_sees_it() {
+    // Without its window the same model says something else, so the agreement above is not blind to it.
+    let mut mix = Mix::new(67);
+    let mut folder = family("mistral");
+    let oracle = Oracle::open(folder.write().path()).unwrap();
+    folder.config["sliding_window"] = serde_json::Value::Null;
+    let inputs = inputs(&mut mix, &[40]);
+    let report =
+        check(&folder.model(), &oracle, &mut Reference::default(), &inputs, &mut |_| {}).unwrap();
+    assert!(report.min() < 0.99, "{report}");
+}
+
+#[test]
+fn perplexity_is_that_of_float_within_a_percent() {
+    let mut mix = Mix::new(71);
+    let text = ids(&mut mix, 150);
+    for name in ["llama3", "gpt2"] {
+        let folder = family(name);
+        let oracle = Oracle::open(folder.write().path()).unwrap();
+        let mut done = 0;
+        let scored = perplexity(
+            &folder.model(),
+            Some(&oracle),
+            &mut Reference::default(),
+            (&text, 70),
+            &mut |tokens| done = tokens,
+        );
+        let scored = scored.unwrap();
+        println!("{name}: {scored}");
+        assert_eq!((done, scored.tokens), (150, 147), "{name}: three pieces");
+        let share = scored.exact / scored.float.unwrap();
+        assert!((0.97..1.03).contains(&share), "{name}: {scored}");
+    }
+}
+
+#[test]
+fn kinds_are_not_mixed_up() {
+    let (decoder, encoder) = (family("qwen2"), Folder::bert());
+    let oracle = Oracle::open(decoder.write().path()).unwrap();
+    assert!(oracle.is_decoder() && !oracle.is_encoder());
+    assert!(matches!(oracle.embed(&[1]), Err(OracleError::Kind { .. })));
+    assert!(matches!(oracle.next_logits(&[]), Err(OracleError::Length { .. })));
+    assert!(matches!(oracle.next_logits(&[61]), Err(OracleError::Token { id: 61, .. })));
+    let mut device = Reference::default();
+    let inputs = inputs(&mut Mix::new(1), &[3]);
+    let error = check(&encoder.model(), &oracle, &mut device, &inputs, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, CheckError::Source { .. }), "{error}");
+    let error = perplexity(&decoder.model(), None, &mut device, (&[1], 9), &mut |_| {});
+    assert!(matches!(error, Err(CheckError::NoInputs)));
+    let other = Oracle::open(encoder.write().path()).unwrap();
+    assert!(matches!(other.next_logits(&[1]), Err(OracleError::Kind { .. })));
+}
+
+#[test]
+fn agreement_counts_rows() {
+    let exact = [65_536, 0, 0, 65_536];
+    let agreement = Agreement::of_logits(&exact, &[vec![2.0, 0.0], vec![2.0, 0.0]]);
+    assert_eq!(agreement, Agreement::Logits { tokens: 2, equal: 1, cosine: 0.5 });
+}
