@@ -24,12 +24,12 @@ use serde_json::{Value, json};
 fn a_folder_gives_one_model_on_every_machine() {
     // Whoever changes one of these has changed what every imported model of that family is.
     let pinned = [
-        ("llama2", "0xfe47571c77a4a54515ffc0008f1999b6282586e4d2e5e882a0fc923497497abd"),
-        ("llama3", "0x3f7c33fedd60863d7842d5b3ba27d69f8e54f3986fe743992311aac30973b335"),
-        ("mistral", "0xb8421213a6eac15adad3d226a3468ee50973015de9d9cddc81ba4c645fddaec5"),
-        ("qwen2", "0x39c20303a5e9673686b3af7cb447d4f2a41af3e33fe672db77b43c9b9b080288"),
-        ("qwen3", "0xdcbd954d065b86a8de8e3676004940814b2c948390577ba013a05b63952787f8"),
-        ("gpt2", "0x1b2899efa0655cc3b8266cf4171341514375f46e305aeb8e4f4e764d29745dc6"),
+        ("llama2", "0xd562260fb149ddb9f216669a40c3bbd627a7b931617920a91ea8c5dc72b33626"),
+        ("llama3", "0x4f5455a489a0ac6824f4ef53be81fc37989c6f7255903ff535835f3d00019200"),
+        ("mistral", "0x21420cae98289b0c3d916ffb5f8ffa4c83109458301c5502cf4512c45f4cd237"),
+        ("qwen2", "0x4ca69e47b25bd89cb5a6e21b6489bd40bef98ca11c375962dec1afdea20278ac"),
+        ("qwen3", "0xa96d75aa26a011175459c31760f017c293e6119d3f8e5eb6758f38a76f172105"),
+        ("gpt2", "0x4ed30b9f95b7fb8e7569b4d7648782e73ab6ed452cc6af9756f421cb3483168c"),
     ];
     let got: Vec<(&str, String)> =
         FAMILIES.iter().map(|name| (*name, family(name).model().id().to_string())).collect();

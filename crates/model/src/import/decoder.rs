@@ -25,20 +25,49 @@ use crate::{
 /// Layers of a decoder at most; the deepest published ones have some 130.
 const LAYERS_MAX: usize = 1024;
 
+/// What flows from layer to layer is this part of the source's, so that massive activations keep inside ±16,384; Q30. Real
+/// models reach 21,000. A norm takes the factor out again, so nothing else changes but its ε.
+pub(super) const RESIDUAL_Q30: u32 = ROW_ONE >> RESIDUAL_SHIFT;
+/// Binary digits of that factor.
+const RESIDUAL_SHIFT: u32 = 2;
+
 /// Where the tensors of an operator come from.
 enum Fill {
     /// It has none.
     Nothing,
-    /// A table from a matrix of its own shape.
+    /// A table from a matrix of its own shape, times the residual's factor.
     Table { weight: String, rows: usize, width: usize, codes: Codes },
-    /// γ, times a Q30 multiplier, and β.
-    Norm { shape: NormShape, gamma: String, beta: Option<String>, gamma_q30: u32 },
+    /// γ and β, times a multiplier.
+    Norm { shape: NormShape, gamma: String, beta: Option<String>, factor: Factor },
     /// Matrices one below the other.
     Linear { parts: Vec<Part>, depth: usize },
     /// Turns per position.
     Frequencies(Vec<u64>),
     /// Those of another operator, whose output channels are this one's.
     Shared(u32),
+}
+
+/// What a norm's constants are multiplied by, in the words of [`Real::scaled`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Factor {
+    q30: u32,
+    q14: u32,
+}
+
+impl Factor {
+    /// Nothing changes.
+    pub(super) const ONE: Self = Self::new(ROW_ONE);
+    /// Back from the residual's factor.
+    const FROM_RESIDUAL: Self = Self { q30: ROW_ONE, q14: COLUMN_ONE << RESIDUAL_SHIFT };
+
+    /// A factor below two.
+    pub(super) const fn new(q30: u32) -> Self {
+        Self { q30, q14: COLUMN_ONE }
+    }
+
+    fn times(self, value: Real) -> Real {
+        value.scaled(self.q30, self.q14)
+    }
 }
 
 /// Rows of a linear step that come from one matrix of the source.
@@ -50,10 +79,10 @@ pub(super) struct Part {
     pub(super) bias: Option<String>,
     /// Output channels.
     pub(super) rows: usize,
-    /// Of them, the first so many are queries: they carry `query_q30`.
-    pub(super) queries: usize,
-    /// Q30.
-    pub(super) query_q30: u32,
+    /// Of them, the first so many are multiplied.
+    pub(super) scaled: usize,
+    /// By this, Q30.
+    pub(super) factor_q30: u32,
     /// Whether the source holds inputs by outputs.
     pub(super) is_transposed: bool,
 }
@@ -61,7 +90,7 @@ pub(super) struct Part {
 impl Part {
     /// A matrix of outputs by inputs.
     pub(super) fn new(weight: String, rows: usize) -> Self {
-        Self { weight, bias: None, rows, queries: 0, query_q30: ROW_ONE, is_transposed: false }
+        Self { weight, bias: None, rows, scaled: 0, factor_q30: ROW_ONE, is_transposed: false }
     }
 
     /// The same with a bias, if there is one.
@@ -69,9 +98,14 @@ impl Part {
         Self { bias, ..self }
     }
 
-    /// The same; the first `queries` output channels are multiplied.
-    pub(super) fn with_queries(self, queries: usize, query_q30: u32) -> Self {
-        Self { queries, query_q30, ..self }
+    /// The same; the first `scaled` output channels are multiplied.
+    pub(super) fn with_factor(self, scaled: usize, factor_q30: u32) -> Self {
+        Self { scaled, factor_q30, ..self }
+    }
+
+    /// The same, added to what flows from layer to layer.
+    pub(super) fn for_residual(self) -> Self {
+        Self { scaled: self.rows, factor_q30: RESIDUAL_Q30, ..self }
     }
 
     /// The same, held by inputs.
@@ -80,7 +114,7 @@ impl Part {
     }
 
     fn row_q30(&self, row: usize) -> u32 {
-        if row < self.queries { self.query_q30 } else { ROW_ONE }
+        if row < self.scaled { self.factor_q30 } else { ROW_ONE }
     }
 }
 
@@ -134,10 +168,10 @@ impl Template {
         shape: NormShape,
         gamma: String,
         beta: Option<String>,
-        gamma_q30: u32,
+        factor: Factor,
         input: ValueId,
     ) -> ValueId {
-        self.fill(Op::Norm(shape), &[input], Fill::Norm { shape, gamma, beta, gamma_q30 })
+        self.fill(Op::Norm(shape), &[input], Fill::Norm { shape, gamma, beta, factor })
     }
 
     /// Appends a linear step of `depth` inputs; `fine` inputs have 15 bits.
@@ -184,7 +218,9 @@ impl Template {
         input: ValueId,
     ) -> Result<ValueId, ImportError> {
         let x = self.push(Op::LastRow, &[input]);
-        let x = self.norm(norm, gamma, beta, ROW_ONE, x);
+        // An embedding that is the head as well carries the residual's factor there, too.
+        let factor = if weight.is_some() { Factor::ONE } else { Factor::FROM_RESIDUAL };
+        let x = self.norm(norm, gamma, beta, factor, x);
         let logits = match weight {
             Some(weight) => self.linear(vec![Part::new(weight, vocab)], width, false, x)?,
             None => {
@@ -323,15 +359,18 @@ impl Fill {
             Self::Table { weight, rows, width, codes } => {
                 let tensor = source.get(weight, &[*rows, *width])?;
                 let value = |row: usize, column: usize| tensor.value(row * width + column);
-                table_tensors(&tensor.name, &Matrix::new(*rows, *width, &value), *codes)
+                let row_q30 = |_: usize| RESIDUAL_Q30;
+                let matrix =
+                    Matrix { row_q30: Some(&row_q30), ..Matrix::new(*rows, *width, &value) };
+                table_tensors(&tensor.name, &matrix, *codes)
             }
-            Self::Norm { shape, gamma, beta, gamma_q30 } => {
+            Self::Norm { shape, gamma, beta, factor } => {
                 let len = [shape.group as usize];
                 let tensor = source.get(gamma, &len)?;
                 let beta = beta.as_ref().map(|beta| source.get(beta, &len)).transpose()?;
-                let beta = beta.as_ref().map(|beta| |index: usize| beta.value(index));
-                let gamma_at =
-                    |index: usize| Some(tensor.value(index)?.scaled(*gamma_q30, COLUMN_ONE));
+                let beta =
+                    beta.as_ref().map(|beta| |index: usize| Some(factor.times(beta.value(index)?)));
+                let gamma_at = |index: usize| Some(factor.times(tensor.value(index)?));
                 let beta = beta.as_ref().map(|beta| beta as Values<'_>);
                 norm_tensors(&tensor.name, *shape, &gamma_at, beta)
             }
@@ -385,7 +424,7 @@ fn linear(parts: &[Part], depth: usize, source: &dyn Tensors) -> Result<Vec<Slot
         loaded.bias.as_ref().map_or(Some(Real::default()), |bias| bias.value(row))
     };
     let rows = parts.iter().map(|part| part.rows).sum();
-    let is_plain = parts.iter().all(|part| part.queries == 0);
+    let is_plain = parts.iter().all(|part| part.scaled == 0);
     let row_q30 = (!is_plain).then_some(&row_q30 as &dyn Fn(usize) -> u32);
     let matrix = Matrix { row_q30, ..Matrix::new(rows, depth, &value) };
     let has_bias = loaded.iter().any(|loaded| loaded.bias.is_some());
@@ -396,6 +435,13 @@ fn linear(parts: &[Part], depth: usize, source: &dyn Tensors) -> Result<Vec<Slot
 fn names(parts: &[Part]) -> String {
     let names: Vec<&str> = parts.iter().map(|part| part.weight.as_str()).collect();
     names.join(", ")
+}
+
+/// The ε of a norm over what flows from layer to layer, from the source's: it is added to squares.
+pub(super) fn residual_eps(eps_q32: u32) -> u32 {
+    let shift = 2 * RESIDUAL_SHIFT;
+    let eps = (u64::from(eps_q32) + (1 << (shift - 1))) >> shift;
+    u32::try_from(eps).expect("less than it was")
 }
 
 /// A size as the operator set counts; too large a one stays too large.

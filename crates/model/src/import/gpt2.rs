@@ -10,14 +10,11 @@ use serde_json::{Number, Value};
 
 use super::{
     ImportError,
-    decoder::{Part, Sizes, Stated, Template, small, unsupported},
+    decoder::{Factor, Part, Sizes, Stated, Template, residual_eps, small, unsupported},
     json::{eps_q32, required},
     source::Tensors,
 };
-use crate::{
-    program::{Op, ValueId},
-    real::ROW_ONE,
-};
+use crate::program::{Op, ValueId};
 
 /// `config.json`.
 #[derive(Debug, Deserialize)]
@@ -58,7 +55,7 @@ pub(super) fn template(folder: &Path, source: &dyn Tensors) -> Result<Template, 
         let want = "a number from 0 to below 1";
         unsupported("layer_norm_epsilon", &config.layer_norm_epsilon, want)
     })?;
-    let norm = NormShape::new(NormKind::Layer, eps, small(sizes.hidden));
+    let norm = NormShape::new(NormKind::Layer, residual_eps(eps), small(sizes.hidden));
     let norm = norm.expect("the width was checked with the sizes");
     let prefix = if source.has("transformer.wte.weight") { "transformer." } else { "" };
     let block = Block { prefix, sizes, norm, activation };
@@ -125,22 +122,23 @@ impl Block<'_> {
         };
         let norm = |template: &mut Template, part: &str, x| {
             let (gamma, beta) = (name(&format!("{part}.weight")), name(&format!("{part}.bias")));
-            template.norm(self.norm, gamma, Some(beta), ROW_ONE, x)
+            template.norm(self.norm, gamma, Some(beta), Factor::ONE, x)
         };
         let y = norm(template, "ln_1", x);
-        let qkv = part("attn.c_attn", 3 * hidden).with_queries(hidden, query_q30);
+        let qkv = part("attn.c_attn", 3 * hidden).with_factor(hidden, query_q30);
         let qkv = template.linear(vec![qkv], hidden, false, y)?;
         let [q, k, v] = [0, 1, 2].map(|third| {
             let columns = Op::Columns { start: small(third * hidden), len: small(hidden) };
             template.push(columns, &[qkv])
         });
         let y = template.push(Op::Attention(attention), &[q, k, v]);
-        let y = template.linear(vec![part("attn.c_proj", hidden)], hidden, false, y)?;
+        let y =
+            template.linear(vec![part("attn.c_proj", hidden).for_residual()], hidden, false, y)?;
         let x = template.push(Op::Add, &[y, x]);
         let y = norm(template, "ln_2", x);
         let y = template.linear(vec![part("mlp.c_fc", inner)], hidden, false, y)?;
         let y = template.push(Op::Activation(self.activation), &[y]);
-        let y = template.linear(vec![part("mlp.c_proj", hidden)], inner, true, y)?;
+        let y = template.linear(vec![part("mlp.c_proj", hidden).for_residual()], inner, true, y)?;
         Ok(template.push(Op::Add, &[y, x]))
     }
 }

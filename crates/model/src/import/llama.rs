@@ -17,13 +17,10 @@ use serde_json::{Number, Value};
 
 use super::{
     ImportError,
-    decoder::{Part, Sizes, Stated, Template, small, unsupported},
+    decoder::{Factor, Part, Sizes, Stated, Template, residual_eps, small, unsupported},
     json::{eps_q32, ratio, required, whole},
 };
-use crate::{
-    program::{Op, ValueId},
-    real::ROW_ONE,
-};
+use crate::program::{Op, ValueId};
 
 /// `config.json`.
 #[derive(Debug, Deserialize)]
@@ -147,7 +144,7 @@ impl Architecture {
     /// The decoder's program, and where its tensors come from, by the names of Hugging Face checkpoints.
     pub(super) fn template(&self) -> Result<Template, ImportError> {
         let sizes = &self.sizes;
-        let norm = NormShape::new(NormKind::Rms, self.eps_q32, small(sizes.hidden));
+        let norm = NormShape::new(NormKind::Rms, residual_eps(self.eps_q32), small(sizes.hidden));
         let norm = norm.expect("the width was checked with the sizes");
         let mut template = Template::new(sizes.context);
         let frequencies = self.frequencies()?;
@@ -283,10 +280,11 @@ impl Block<'_> {
     ) -> Result<ValueId, ImportError> {
         let name = |part: &str| format!("model.layers.{layer}.{part}");
         let Sizes { hidden, inner, .. } = self.architecture.sizes;
-        let y = template.norm(self.norm, name("input_layernorm.weight"), None, ROW_ONE, x);
+        let y = template.norm(self.norm, name("input_layernorm.weight"), None, Factor::ONE, x);
         let y = self.attention(template, &name, window, y)?;
         let x = template.push(Op::Add, &[y, x]);
-        let y = template.norm(self.norm, name("post_attention_layernorm.weight"), None, ROW_ONE, x);
+        let y =
+            template.norm(self.norm, name("post_attention_layernorm.weight"), None, Factor::ONE, x);
         let bias =
             |part: &str| self.architecture.has_mlp_bias.then(|| name(&format!("mlp.{part}.bias")));
         let part = |part: &str, rows| {
@@ -300,7 +298,8 @@ impl Block<'_> {
         let gate = template.push(Op::Activation(ActivationTable::Silu), &[gate]);
         let y = template.push(Op::Gate, &[gate, up]);
         // The gate's products have a few channels many times the rest, so their codes have 15 bits.
-        let y = template.linear(vec![part("down_proj", hidden)], inner, true, y)?;
+        let down = part("down_proj", hidden).for_residual();
+        let y = template.linear(vec![down], inner, true, y)?;
         Ok(template.push(Op::Add, &[y, x]))
     }
 
@@ -321,7 +320,7 @@ impl Block<'_> {
         };
         let q = part("q_proj", queries, *has_qkv_bias);
         // What a norm follows it would take out again, so there the norm's scale carries the multiplier.
-        let q = if *has_head_norms { q } else { q.with_queries(queries, sizes.query_q30) };
+        let q = if *has_head_norms { q } else { q.with_factor(queries, sizes.query_q30) };
         let k = part("k_proj", keys, *has_qkv_bias);
         let v = part("v_proj", keys, *has_qkv_bias);
         let qkv = template.linear(vec![q, k, v], sizes.hidden, false, x)?;
@@ -331,11 +330,11 @@ impl Block<'_> {
         let mut k = template.push(columns(queries, keys), &[qkv]);
         let v = template.push(columns(queries + keys, keys), &[qkv]);
         if *has_head_norms {
-            let head = NormShape::new(NormKind::Rms, self.norm.eps_q32, attention.head_dim);
+            let head = NormShape::new(NormKind::Rms, self.architecture.eps_q32, attention.head_dim);
             let head = head.expect("a head is narrower than a row");
             let scale = |part: &str| name(&format!("self_attn.{part}.weight"));
-            q = template.norm(head, scale("q_norm"), None, sizes.query_q30, q);
-            k = template.norm(head, scale("k_norm"), None, ROW_ONE, k);
+            q = template.norm(head, scale("q_norm"), None, Factor::new(sizes.query_q30), q);
+            k = template.norm(head, scale("k_norm"), None, Factor::ONE, k);
         }
         let rope = |heads| {
             let rot = attention.head_dim;
@@ -345,7 +344,8 @@ impl Block<'_> {
         let q = template.rope(rope(attention.heads)?, self.frequencies, q);
         let k = template.rope(rope(attention.kv_heads)?, self.frequencies, k);
         let y = template.push(Op::Attention(attention), &[q, k, v]);
-        template.linear(vec![part("o_proj", sizes.hidden, *has_out_bias)], queries, false, y)
+        let out = part("o_proj", sizes.hidden, *has_out_bias).for_residual();
+        template.linear(vec![out], queries, false, y)
     }
 }
 
