@@ -18,7 +18,8 @@ struct QueryTile {
     /// The first, counted from all rows, and how many.
     u32 row;
     u32 count;
-    /// The sequence: its first row, its rows, the absolute position of the first.
+    /// Keys and values of the sequence: the first, counted from those of all sequences, how many, and the absolute position of
+    /// the first.
     u32 sequence;
     u32 rows;
     u32 position;
@@ -26,7 +27,8 @@ struct QueryTile {
     /// `position % 256` of a column, so that blocks start at multiples of 256.
     u32 values;
     u32 values_stride;
-    u32 unused;
+    /// Absolute position of the first row.
+    u32 first;
 };
 
 struct AttentionParams {
@@ -102,7 +104,7 @@ DEVICE void attend(const AttentionParams& p) {
 
     auto seen_from = [&](i64 row) {
         Row seen = {position, sequence_end, 0, 0, 0};
-        i64 own = position + (tile.row - tile.sequence) + row;
+        i64 own = tile.first + row;
         if (row >= tile.count) {
             seen.end = seen.first;
         } else if (p.causal) {

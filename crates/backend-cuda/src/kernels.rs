@@ -7,7 +7,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 17] = files!(
+const FILES: [(&str, &str); 18] = files!(
     "device",
     "common",
     "activation",
@@ -20,6 +20,7 @@ const FILES: [(&str, &str); 17] = files!(
     "pool",
     "position",
     "quantize",
+    "cache",
     "requantize",
     "rope",
     "rows",
@@ -46,6 +47,8 @@ pub enum Kernel {
     Attention64Fine,
     Attention128Fine,
     Attention256Fine,
+    CacheAppend,
+    CacheGather,
     Embed,
     Gate,
     Gemm,
@@ -66,7 +69,7 @@ pub enum Kernel {
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Activation,
         Self::Add,
         Self::Argmax,
@@ -76,6 +79,8 @@ impl Kernel {
         Self::Attention64Fine,
         Self::Attention128Fine,
         Self::Attention256Fine,
+        Self::CacheAppend,
+        Self::CacheGather,
         Self::Embed,
         Self::Gate,
         Self::Gemm,
@@ -106,6 +111,8 @@ impl Kernel {
             Self::Attention64Fine => "attention_64_fine",
             Self::Attention128Fine => "attention_128_fine",
             Self::Attention256Fine => "attention_256_fine",
+            Self::CacheAppend => "cache_append",
+            Self::CacheGather => "cache_gather",
             Self::Embed => "embed",
             Self::Gate => "gate",
             Self::Gemm => "gemm",

@@ -47,6 +47,12 @@ pub(crate) const fn values_stride(sequence: Sequence) -> u32 {
     (sequence.position % BLOCK_KEYS + sequence.rows).next_multiple_of(KEYS_ALIGN)
 }
 
+/// All cached rows of a sequence, its new ones included; none if it has no new ones.
+pub(crate) const fn cached(sequence: &Sequence) -> Sequence {
+    let rows = if sequence.rows == 0 { 0 } else { sequence.position + sequence.rows };
+    Sequence { row: 0, rows, position: 0 }
+}
+
 /// Bytes of a sequence's values.
 pub(crate) fn values_bytes(shape: AttentionShape, sequence: Sequence) -> u64 {
     let columns = u64::from(shape.kv_heads) * u64::from(shape.head_dim);
@@ -70,9 +76,20 @@ impl Need {
                     need.linear(layer.shape, u64::from(out.rows));
                 }
                 Step::Attention { shape, sequences, out, .. } => {
-                    need.attention(shape, sequences, u64::from(out.rows));
+                    need.queries(shape, u64::from(out.rows));
+                    need.keys(shape, sequences, u64::from(out.rows));
                     // A tile of queries and the place of a row of values.
                     notes += u64::from(out.rows) * 40 + sequences.len() as u64 * 32;
+                }
+                Step::CachedAttention { shape, sequences, out, .. } => {
+                    let cached = sequences.iter().map(cached);
+                    let keys: Vec<Sequence> = cached.collect();
+                    let positions: u64 = keys.iter().map(|keys| u64::from(keys.rows)).sum();
+                    need.queries(shape, u64::from(out.rows));
+                    need.keys(shape, &keys, positions);
+                    // A tile of queries and the place of a row; of a position its place and that of its values.
+                    notes +=
+                        u64::from(out.rows) * 36 + positions * 16 + keys.len() as u64 * 32 + 64;
                 }
                 Step::Position { out, .. } | Step::Rope { out, .. } | Step::Rows { out, .. } => {
                     notes += 4 * u64::from(out.rows);
@@ -110,16 +127,20 @@ impl Need {
         self.at_least(Piece::Leaves, bytes);
     }
 
-    fn attention(&mut self, shape: AttentionShape, sequences: &[Sequence], rows: u64) {
-        let depth = u64::from(head_depth(shape));
-        let (heads, kv_heads) = (rows * u64::from(shape.heads), rows * u64::from(shape.kv_heads));
-        self.at_least(Piece::Codes, heads * depth);
+    fn queries(&mut self, shape: AttentionShape, rows: u64) {
+        let heads = rows * u64::from(shape.heads);
+        self.at_least(Piece::Codes, heads * u64::from(head_depth(shape)));
         self.at_least(Piece::Steps, 4 * heads);
-        self.at_least(Piece::Keys, kv_heads * depth);
-        self.at_least(Piece::KeySteps, 4 * kv_heads);
+    }
+
+    /// Keys and values of so many rows in all.
+    fn keys(&mut self, shape: AttentionShape, sequences: &[Sequence], rows: u64) {
+        let heads = rows * u64::from(shape.kv_heads);
+        self.at_least(Piece::Keys, heads * u64::from(head_depth(shape)));
+        self.at_least(Piece::KeySteps, 4 * heads);
         let values = sequences.iter().map(|sequence| values_bytes(shape, *sequence)).sum();
         self.at_least(Piece::Values, values);
-        self.at_least(Piece::ValueSteps, 4 * kv_heads);
+        self.at_least(Piece::ValueSteps, 4 * heads);
     }
 }
 

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 
 use hyperion_ops::{
-    ActivationTable, AttentionShape, BufferId, LinearShape, NormKind, NormShape, Pairing, PoolMode,
-    RopeShape, Sequence, Step, View, WeightId,
+    ActivationTable, AttentionShape, BufferId, Cache, LinearShape, NormKind, NormShape, Pairing,
+    PoolMode, RopeShape, Sequence, Step, View, WeightId,
     quantize::{KMIN, KMIN_FINE, KMIN_SCORE},
 };
 
 use crate::{
     Address, Kernel, Launch, ProductShape, Work,
     cuda::Tables,
-    room::{BLOCK_KEYS, Piece, Room, head_depth, values_bytes, values_stride},
+    room::{BLOCK_KEYS, Piece, Room, cached, head_depth, values_bytes, values_stride},
     weights::{Kind, Linear, Packed, Table},
 };
 
@@ -83,6 +83,33 @@ pub(crate) struct Recorder<'d> {
     pub(crate) work: Vec<Work>,
 }
 
+/// Tiles of queries as attention.cu has them, and where values go.
+#[derive(Debug, Default)]
+struct Tiles {
+    words: Vec<u32>,
+    /// Bytes of the values so far.
+    values: u64,
+    /// Keys of the longest sequence, counted from the start of its first block.
+    keys_max: u32,
+}
+
+impl Tiles {
+    /// Appends the rows of a sequence that attend to these keys; where the codes of their values start, and from one
+    /// column of them to the next.
+    fn push(&mut self, shape: AttentionShape, rows: Sequence, keys: Sequence) -> (u32, u32) {
+        let start = u32::try_from(self.values).expect("a batch's values stay below 4 GiB");
+        let stride = values_stride(keys);
+        for row in (0..rows.rows).step_by(QUERIES as usize) {
+            let count = QUERIES.min(rows.rows - row);
+            self.words.extend([rows.row + row, count, keys.row, keys.rows]);
+            self.words.extend([keys.position, start, stride, rows.position + row]);
+        }
+        self.values += values_bytes(shape, keys);
+        self.keys_max = self.keys_max.max(keys.position % BLOCK_KEYS + keys.rows);
+        (start, stride)
+    }
+}
+
 /// Whole warps, one thread for `share` of `items`, `most` at most.
 fn threads(items: u32, share: u32, most: u32) -> u32 {
     items.div_ceil(share).next_multiple_of(32).clamp(32, most)
@@ -119,6 +146,9 @@ impl Recorder<'_> {
             }
             Step::Attention { shape, sequences, q, k, v, out } => {
                 self.attention(shape, sequences, [q, k, v], out);
+            }
+            Step::CachedAttention { shape, sequences, cache, q, k, v, out } => {
+                self.cached_attention(shape, sequences, cache, [q, k, v], out);
             }
             Step::Activation { table, input, out } => self.activation(table, input, out),
             Step::Gate { gate, up, out } => self.pair(Kernel::Gate, gate, up, out),
@@ -378,36 +408,23 @@ impl Recorder<'_> {
         [q, k, v]: [View; 3],
         out: View,
     ) {
-        let depth = head_depth(shape);
-        let [codes, keys, values] =
-            [Piece::Codes, Piece::Keys, Piece::Values].map(|piece| self.room.at(piece));
-        let [steps, key_steps, value_steps] =
-            [Piece::Steps, Piece::KeySteps, Piece::ValueSteps].map(|piece| self.room.at(piece));
-        let none = Address(0);
-        let heads = (shape.heads, depth);
-        self.quantize(q, heads, KMIN_SCORE, ((codes, none), steps), None);
-        let kv_heads = (shape.kv_heads, depth);
-        self.quantize(k, kv_heads, KMIN_SCORE, ((keys, none), key_steps), None);
-
-        let (mut tiles, mut places) = (Vec::new(), vec![0; 2 * v.rows as usize]);
-        let mut start = 0;
+        let [keys, values, key_steps, value_steps] =
+            [Piece::Keys, Piece::Values, Piece::KeySteps, Piece::ValueSteps]
+                .map(|piece| self.room.at(piece));
+        self.quantize_queries(shape, q);
+        let kv_heads = (shape.kv_heads, head_depth(shape));
+        self.quantize(k, kv_heads, KMIN_SCORE, ((keys, Address(0)), key_steps), None);
+        let mut places = vec![0; 2 * v.rows as usize];
+        let mut tiles = Tiles::default();
         for sequence in sequences {
-            let values = u32::try_from(start).expect("a batch's values stay below 4 GiB");
-            let stride = values_stride(*sequence);
-            for row in (0..sequence.rows).step_by(QUERIES as usize) {
-                let count = QUERIES.min(sequence.rows - row);
-                tiles.extend([sequence.row + row, count, sequence.row, sequence.rows]);
-                tiles.extend([sequence.position, values, stride, 0]);
-            }
+            let (start, stride) = tiles.push(shape, *sequence, *sequence);
             for row in 0..sequence.rows {
                 let place = 2 * (sequence.row + row) as usize;
-                let column = values + sequence.position % BLOCK_KEYS + row;
+                let column = start + sequence.position % BLOCK_KEYS + row;
                 places[place..place + 2].copy_from_slice(&[column, stride]);
             }
-            start += values_bytes(shape, *sequence);
         }
-        let count = u32::try_from(tiles.len() / 8).expect("no more than rows");
-        let (tiles, places) = (self.note(tiles), self.note(places));
+        let places = self.note(places);
         let x = self.matrix(v);
         let words = [
             values.0,
@@ -420,9 +437,86 @@ impl Recorder<'_> {
         ];
         let threads = threads(shape.head_dim, 2, 128);
         self.launch(Kernel::QuantizeValues, [v.rows * shape.kv_heads, 1], threads, 0, &words);
+        self.attend(shape, tiles, out);
+    }
 
+    /// Adds new rows to their pages, gathers the pages, and attends as without a cache.
+    fn cached_attention(
+        &mut self,
+        shape: AttentionShape,
+        sequences: &[Sequence],
+        cache: Cache<'_>,
+        [q, k, v]: [View; 3],
+        out: View,
+    ) {
+        let page = cache.page;
+        self.quantize_queries(shape, q);
+        let mut tiles = Tiles::default();
+        let (mut positions, mut places) = (vec![0; k.rows as usize], Vec::new());
+        let mut value_places = Vec::new();
+        let mut keys_row = 0;
+        for (sequence, pages) in sequences.iter().zip(cache.pages) {
+            let keys = Sequence { row: keys_row, ..cached(sequence) };
+            let (start, stride) = tiles.push(shape, *sequence, keys);
+            for position in 0..keys.rows {
+                places.extend([pages[(position / page.rows) as usize], position % page.rows]);
+                value_places.extend([start + position, stride]);
+            }
+            for row in 0..sequence.rows {
+                positions[(sequence.row + row) as usize] = keys_row + sequence.position + row;
+            }
+            keys_row += keys.rows;
+        }
+        let (positions, places) = (self.note(positions), self.note(places));
+        let value_places = self.note(value_places);
+        let pages = [
+            self.buffer(cache.buffer).0,
+            page.bytes() / 2,
+            page.rows.into(),
+            page.kv_heads.into(),
+            page.head_dim.into(),
+            page.head_dim.next_multiple_of(4).into(),
+        ];
+        let [new_keys, new_values] = [k, v].map(|view| self.matrix(view));
+        let new = [new_keys.at.0, new_keys.stride, new_values.at.0, new_values.stride];
+        let append: Vec<u64> =
+            pages.into_iter().chain(new).chain([positions.0, places.0]).collect();
+        let threads = threads(shape.head_dim, 2, 128);
+        let new_rows = k.rows * shape.kv_heads;
+        self.launch(Kernel::CacheAppend, [new_rows, 2], threads, 0, &append);
+        let [keys, values, key_steps, value_steps] =
+            [Piece::Keys, Piece::Values, Piece::KeySteps, Piece::ValueSteps]
+                .map(|piece| self.room.at(piece).0);
+        let to = [
+            places.0,
+            keys,
+            key_steps,
+            head_depth(shape).into(),
+            values,
+            value_steps,
+            value_places.0,
+        ];
+        let gather: Vec<u64> = pages.into_iter().chain(to).collect();
+        self.launch(Kernel::CacheGather, [keys_row * shape.kv_heads, 2], threads, 0, &gather);
+        self.attend(shape, tiles, out);
+    }
+
+    fn quantize_queries(&mut self, shape: AttentionShape, q: View) {
+        let to = (self.room.at(Piece::Codes), Address(0));
+        let steps = self.room.at(Piece::Steps);
+        self.quantize(q, (shape.heads, head_depth(shape)), KMIN_SCORE, (to, steps), None);
+    }
+
+    /// Attends from tiles of queries to the keys and values that stand in their pieces.
+    fn attend(&mut self, shape: AttentionShape, tiles: Tiles, out: View) {
+        let [codes, keys, values] =
+            [Piece::Codes, Piece::Keys, Piece::Values].map(|piece| self.room.at(piece));
+        let [steps, key_steps, value_steps] =
+            [Piece::Steps, Piece::KeySteps, Piece::ValueSteps].map(|piece| self.room.at(piece));
         let codes_bytes = QUERIES * WEIGHTS_STRIDE * if shape.p15 { 2 } else { 1 };
-        let chunk = self.chunk(sequences, codes_bytes);
+        let chunk = self.chunk(tiles.keys_max, codes_bytes);
+        let count = u32::try_from(tiles.words.len() / 8).expect("no more than rows");
+        let tiles = self.note(tiles.words);
         let y = self.matrix(out);
         let words = [
             y.at.0,
@@ -438,7 +532,7 @@ impl Recorder<'_> {
             shape.heads.into(),
             shape.kv_heads.into(),
             shape.head_dim.into(),
-            depth.into(),
+            head_depth(shape).into(),
             shape.causal.into(),
             shape.window.into(),
             chunk.into(),
@@ -456,11 +550,10 @@ impl Recorder<'_> {
     }
 
     /// Keys whose scores shared memory holds: those of the longest sequence, if they fit beside the codes.
-    fn chunk(&self, sequences: &[Sequence], codes_bytes: u32) -> u32 {
-        let keys = |sequence: &Sequence| sequence.position % BLOCK_KEYS + sequence.rows;
-        let wanted = sequences.iter().map(keys).max().unwrap_or(0).next_multiple_of(BLOCK_KEYS);
+    fn chunk(&self, keys_max: u32, codes_bytes: u32) -> u32 {
         let room = (self.shared_bytes_max - codes_bytes) / (4 * QUERIES) - 4;
-        wanted.clamp(BLOCK_KEYS, (room / BLOCK_KEYS * BLOCK_KEYS).max(BLOCK_KEYS))
+        let most = (room / BLOCK_KEYS * BLOCK_KEYS).max(BLOCK_KEYS);
+        keys_max.next_multiple_of(BLOCK_KEYS).clamp(BLOCK_KEYS, most)
     }
 
     fn activation(&mut self, table: ActivationTable, input: View, out: View) {

@@ -125,13 +125,19 @@ pub fn adapters() -> Vec<AdapterDescription> {
         .collect()
 }
 
-/// Opens adapter `index` of [`adapters`].
-pub(crate) fn open(index: usize) -> Result<(AdapterDescription, Gpu), OpenError> {
+/// Opens adapter `index` of [`adapters`]; bindings hold `binding_bytes_max` at most, if that is less than the adapter's.
+pub(crate) fn open(
+    index: usize,
+    binding_bytes_max: Option<u64>,
+) -> Result<(AdapterDescription, Gpu), OpenError> {
     let adapters = found();
     let adapter = adapters.get(index).ok_or(OpenError::Absent { index, count: adapters.len() })?;
+    let mut limits = adapter.limits();
+    let binding = &mut limits.max_storage_buffer_binding_size;
+    *binding = binding_bytes_max.unwrap_or(*binding).min(*binding);
     let descriptor = wgpu::DeviceDescriptor {
         label: Some("hyperion"),
-        required_limits: adapter.limits(),
+        required_limits: limits,
         ..wgpu::DeviceDescriptor::default()
     };
     let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))

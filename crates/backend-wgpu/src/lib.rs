@@ -20,4 +20,4 @@ mod steps;
 mod weights;
 
 pub use adapter::{AdapterDescription, AdapterKind, OpenError, adapters};
-pub use steps::Wgpu;
+pub use steps::{Form, Wgpu};

@@ -60,6 +60,15 @@ struct Scratch {
     words: wgpu::Buffer,
 }
 
+/// What is chosen by the adapter unless it is said here; no choice changes a bit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Form {
+    /// Whether shaders take the form for software.
+    pub is_software: Option<bool>,
+    /// Bytes that one binding may hold, at most what the adapter allows.
+    pub binding_bytes_max: Option<u64>,
+}
+
 impl Wgpu {
     /// Opens adapter `index` of [`adapters`](crate::adapters) and compiles the shaders, in the form that suits it.
     ///
@@ -70,22 +79,18 @@ impl Wgpu {
     ///
     /// When there is no such adapter, or its driver refuses.
     pub fn open(index: usize, memory_bytes: u64) -> Result<Self, OpenError> {
-        Self::open_as(index, memory_bytes, None)
+        Self::open_as(index, memory_bytes, Form::default())
     }
 
-    /// The same with shaders in the form for software, or for hardware, whatever the adapter is.
+    /// The same as another adapter would run it.
     ///
     /// # Errors
     ///
     /// When there is no such adapter, or its driver refuses.
-    pub fn open_as(
-        index: usize,
-        memory_bytes: u64,
-        is_software: Option<bool>,
-    ) -> Result<Self, OpenError> {
-        let (adapter, gpu) = adapter::open(index)?;
+    pub fn open_as(index: usize, memory_bytes: u64, form: Form) -> Result<Self, OpenError> {
+        let (adapter, gpu) = adapter::open(index, form.binding_bytes_max)?;
         let refused = |error: BackendError| OpenError::Refused(error.to_string());
-        let is_software = is_software.unwrap_or(adapter.kind == AdapterKind::Software);
+        let is_software = form.is_software.unwrap_or(adapter.kind == AdapterKind::Software);
         let group = if is_software { SOFTWARE_GROUP } else { GROUP };
         let kernels = Kernels::new(&gpu, group);
         let tables = Tables::new(&gpu).map_err(refused)?;
@@ -193,7 +198,7 @@ impl<'d> Recorder<'d> {
     /// Rows of views that one dispatch may take: their bindings fit, and so does the grid.
     fn rows_max(&self, views: &[View]) -> u32 {
         let fits = |view: &View| {
-            if self.buffers[view.buffer.0 as usize].size() <= self.gpu.binding_bytes_max {
+            if self.is_whole(*view) {
                 return u64::MAX;
             }
             // A binding starts a little before its first row.
@@ -216,7 +221,7 @@ impl<'d> Recorder<'d> {
         let size = view.dtype.bytes() as u64;
         let stride = if view.rows == 1 { view.width } else { view.stride };
         let element = view.offset + u64::from(first) * u64::from(stride);
-        if buffer.size() <= self.gpu.binding_bytes_max {
+        if self.is_whole(view) {
             let at = u32::try_from(element).expect("a binding is below 2^32 bytes");
             return Bound { binding: Binding::whole(buffer), at, stride };
         }
@@ -374,6 +379,11 @@ impl<'d> Recorder<'d> {
         let halves = if shape.a15 { 2 } else { 1 };
         let room = self.gpu.binding_bytes_max / (4 * u64::from(words) * halves);
         let room = u32::try_from(room).unwrap_or(u32::MAX) / GEMM_ROWS * GEMM_ROWS;
+        if room == 0 {
+            let wanted_bytes = 4 * u64::from(words) * halves * u64::from(GEMM_ROWS);
+            let free_bytes = self.gpu.binding_bytes_max;
+            return Err(BackendError::OutOfMemory { wanted_bytes, free_bytes });
+        }
         let most = self.rows_max(&[input, out]).min(room);
         for (first, count) in Self::parts(out.rows, most) {
             let padded = count.next_multiple_of(GEMM_ROWS);
@@ -484,6 +494,11 @@ impl<'d> Recorder<'d> {
                 }
                 rows += next.rows;
                 count += 1;
+            }
+            if rows > most {
+                let (wanted_bytes, free_bytes) =
+                    (4 * row_words * u64::from(rows), self.gpu.binding_bytes_max);
+                return Err(BackendError::OutOfMemory { wanted_bytes, free_bytes });
             }
             let group;
             (group, rest) = rest.split_at(count);
@@ -628,16 +643,60 @@ impl<'d> Recorder<'d> {
             2 => Kernel::RowsOfHalves,
             _ => panic!("rows have elements of 4 or 2 bytes"),
         };
-        // Any row may be chosen, so the input is bound whole.
-        let x = self.bind(input, 0, input.rows);
         let most = self.rows_max(&[out]);
-        for (first, count) in Self::parts(out.rows, most) {
+        for (first, count) in self.spans(chosen.iter().map(|row| (*row, 1)), input, most)? {
             let rows = &chosen[first as usize..(first + count) as usize];
-            let chosen = self.upload(rows.iter().copied())?;
+            let lowest = *rows.iter().min().expect("a part has rows");
+            let highest = *rows.iter().max().expect("a part has rows");
+            let x = self.bind(input, lowest, highest - lowest + 1);
+            let chosen = self.upload(rows.iter().map(|row| row - lowest))?;
             let y = self.bind(out, first, count);
             self.copy(kernel, (x.binding, x.at, [x.stride, 1]), &chosen, &y, (count, out.width));
         }
         Ok(())
+    }
+
+    /// Cuts ranges of rows of a view, each `(first, rows)`, into parts of `most` at most that one binding holds together:
+    /// the first range of a part, and how many.
+    ///
+    /// # Errors
+    ///
+    /// When one range alone is more than a binding holds.
+    fn spans(
+        &self,
+        ranges: impl Iterator<Item = (u32, u32)>,
+        view: View,
+        most: u32,
+    ) -> Result<Vec<(u32, u32)>, BackendError> {
+        let fits = self.rows_max(&[view]).max(1);
+        let fits = if self.is_whole(view) { u32::MAX } else { fits };
+        let mut parts: Vec<(u32, u32)> = Vec::new();
+        let (mut lowest, mut end) = (u32::MAX, 0);
+        for (index, (first, rows)) in (0..).zip(ranges) {
+            if rows > fits {
+                let row_bytes = u64::from(view.stride) * view.dtype.bytes() as u64;
+                let free_bytes = self.gpu.binding_bytes_max;
+                let wanted_bytes = u64::from(rows) * row_bytes;
+                return Err(BackendError::OutOfMemory { wanted_bytes, free_bytes });
+            }
+            let (low, high) = (first.min(lowest), (first + rows).max(end));
+            match parts.last_mut().filter(|part| part.1 < most && high - low <= fits) {
+                Some(part) => {
+                    part.1 += 1;
+                    (lowest, end) = (low, high);
+                }
+                None => {
+                    parts.push((index, 1));
+                    (lowest, end) = (first, first + rows);
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Whether one binding holds all of a view's buffer.
+    fn is_whole(&self, view: View) -> bool {
+        self.buffers[view.buffer.0 as usize].size() <= self.gpu.binding_bytes_max
     }
 
     /// Copies rows of words or of halves of words.
@@ -672,10 +731,13 @@ impl<'d> Recorder<'d> {
         input: View,
         out: View,
     ) -> Result<(), BackendError> {
-        let x = self.bind(input, 0, input.rows);
-        for (first, count) in Self::parts(out.rows, self.rows_max(&[out])) {
+        let ranges = sequences.iter().map(|of| (of.row, of.rows));
+        for (first, count) in self.spans(ranges, input, self.rows_max(&[out]))? {
             let group = &sequences[first as usize..(first + count) as usize];
-            let places = self.upload(group.iter().flat_map(|of| [of.row, of.rows]))?;
+            let lowest = group.iter().map(|of| of.row).min().expect("a part has sequences");
+            let end = group.iter().map(|of| of.row + of.rows).max().expect("a part has sequences");
+            let x = self.bind(input, lowest, end - lowest);
+            let places = self.upload(group.iter().flat_map(|of| [of.row - lowest, of.rows]))?;
             let y = self.bind(out, first, count);
             if unit {
                 let words = u64::from(count) * u64::from(out.width);

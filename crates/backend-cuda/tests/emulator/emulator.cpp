@@ -14,6 +14,8 @@
 #include "pool.cu"
 #include "position.cu"
 #include "quantize.cu"
+
+#include "cache.cu"
 #include "requantize.cu"
 #include "rope.cu"
 #include "rows.cu"
