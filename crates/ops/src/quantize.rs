@@ -14,7 +14,7 @@
 
 use hyperion_primitives::limits::SAT;
 
-use crate::round::{bit_length, rshr};
+use crate::round::rshr;
 
 #[cfg(feature = "std")]
 pub(crate) mod kernel;
@@ -56,6 +56,16 @@ pub struct Quantizer {
     pub shift: u8,
 }
 
+/// `R` of each mantissa from 128 on.
+const RECIPROCALS: [usize; 128] = {
+    let (mut table, mut mantissa) = ([0; 128], 128);
+    while mantissa < 256 {
+        table[mantissa - 128] = (1 << 23) / mantissa;
+        mantissa += 1;
+    }
+    table
+};
+
 impl Quantizer {
     /// The quantizer of a row whose largest magnitude is `peak`; `kmin` is -7 to 0.
     ///
@@ -65,25 +75,25 @@ impl Quantizer {
     pub fn new(peak: u32, kmin: i32) -> Self {
         assert!(peak < 1 << 31, "a row lies inside i32 without i32::MIN");
         debug_assert!((-7..=0).contains(&kmin));
-        let peak = i64::from(peak.max(1));
-        let drop = bit_length(peak.cast_unsigned()).saturating_sub(15).cast_signed();
-        let cap = rshr(peak, drop).min(32_767);
+        let peak = peak.max(1);
+        // Everything below fits 32 bits; the sum of a peak and half a unit is below 2^31 + 2^15.
+        let drop = (u32::BITS - peak.leading_zeros()).saturating_sub(15);
+        let cap = ((peak + ((1 << drop) >> 1)) >> drop).min(32_767);
         // cap <= 32,767 gives u <= 33,026, so e <= 8.
-        let step = ((cap * 128 + 126) / 127).max(128 << (kmin + 7));
-        let mut shift = bit_length(step.cast_unsigned()).cast_signed() - 8;
+        let step = (cap * 128).div_ceil(127).max(128 << (kmin + 7));
+        let mut shift = u32::BITS - step.leading_zeros() - 8;
         let mut mantissa = (step + (1 << shift) - 1) >> shift;
         if mantissa == 256 {
             mantissa = 128;
             shift += 1;
         }
-        let reciprocal = (1 << 23) / mantissa;
         Self {
             scale: RowScale {
                 mantissa: u8::try_from(mantissa).expect("256 was replaced"),
-                exponent: i8::try_from(shift - 7 + drop).expect("-7..=17"),
+                exponent: i8::try_from((shift + drop).cast_signed() - 7).expect("-7..=17"),
             },
             drop: u8::try_from(drop).expect("16 at most"),
-            reciprocal: i32::try_from(reciprocal).expect("2^16 at most"),
+            reciprocal: i32::try_from(RECIPROCALS[mantissa as usize - 128]).expect("2^16 at most"),
             shift: u8::try_from(shift).expect("0..=8"),
         }
     }

@@ -81,6 +81,28 @@ fn columns<const SIGNED: bool>(codes: &[[i8; QUAD]], values: &[i8], acc: &mut [i
     }
 }
 
+/// Adds one quad of keys to `V` registers of columns.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+#[inline]
+fn add_products<const SIGNED: bool, const V: usize>(
+    codes: [i8; QUAD],
+    values: &[[i8; 64]],
+    acc: &mut [__m512i; V],
+) {
+    let code = _mm512_set1_epi32(i32::from_le_bytes(codes.map(i8::cast_unsigned)));
+    let magnitude = if SIGNED { _mm512_abs_epi8(code) } else { code };
+    let negative = _mm512_movepi8_mask(code);
+    let values: &[_; V] = values.first_chunk().expect("so many registers are left");
+    for v in 0..V {
+        let mut value = load_codes(&values[v]);
+        if SIGNED {
+            // A value's code is -127 at least, so its negative is a byte too.
+            value = _mm512_mask_sub_epi8(value, negative, _mm512_setzero_si512(), value);
+        }
+        acc[v] = _mm512_dpbusd_epi32(acc[v], magnitude, value);
+    }
+}
+
 /// `V` registers of columns; returns how many.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
@@ -90,23 +112,19 @@ fn weigh<const SIGNED: bool, const V: usize>(
     width: usize,
     out: &mut [[i32; 16]],
 ) -> usize {
-    let mut acc = [_mm512_setzero_si512(); V];
-    for (codes, values) in codes.iter().zip(values.chunks(width)) {
-        let code = _mm512_set1_epi32(i32::from_le_bytes(codes.map(i8::cast_unsigned)));
-        let magnitude = if SIGNED { _mm512_abs_epi8(code) } else { code };
-        let negative = _mm512_movepi8_mask(code);
-        let values: &[_; V] = values.first_chunk().expect("so many registers are left");
-        for v in 0..V {
-            let mut value = load_codes(&values[v]);
-            if SIGNED {
-                // A value's code is -127 at least, so its negative is a byte too.
-                value = _mm512_mask_sub_epi8(value, negative, _mm512_setzero_si512(), value);
-            }
-            acc[v] = _mm512_dpbusd_epi32(acc[v], magnitude, value);
-        }
+    // Two sums of each register, because one would wait for its own last product.
+    let (mut even, mut odd) = ([_mm512_setzero_si512(); V], [_mm512_setzero_si512(); V]);
+    let (pairs, last) = codes.as_chunks::<2>();
+    let (paired, rest) = values.split_at((2 * pairs.len() * width).min(values.len()));
+    for (pair, values) in pairs.iter().zip(paired.chunks(2 * width)) {
+        add_products::<SIGNED, V>(pair[0], values, &mut even);
+        add_products::<SIGNED, V>(pair[1], &values[width..], &mut odd);
     }
-    for (acc, out) in acc.into_iter().zip(out) {
-        store(_mm512_add_epi32(load(out), acc), out);
+    if let [codes] = last {
+        add_products::<SIGNED, V>(*codes, rest, &mut even);
+    }
+    for v in 0..V {
+        store(_mm512_add_epi32(load(&out[v]), _mm512_add_epi32(even[v], odd[v])), &mut out[v]);
     }
     V
 }

@@ -104,8 +104,7 @@ impl Products for Avx2 {
 impl Products for Avx512 {
     #[inline(always)]
     fn arrange(self, codes: &[i8], plan: &mut Plan) {
-        // `vpdpbusd` needs no grouping: the sum of codes is all.
-        gemm::portable::arrange(codes, plan);
+        self.sum_codes(codes, plan);
     }
 
     #[inline(always)]

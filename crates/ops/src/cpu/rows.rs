@@ -272,12 +272,56 @@ impl<L: Lanes, const FINE: bool> Work<L> for Finish<'_, '_, '_, FINE> {
             match shift.or_else(|| ratios.bounds.shift(scale, FINE)) {
                 Some(shift) => {
                     let row = Row::new(l, scale.mantissa, shift);
-                    finish_row::<L, FINE>(l, row, &ratios, acc, (then, other), y);
+                    if y.len() == PANEL && PANEL.is_multiple_of(L::WIDTH) {
+                        finish_panel::<L, FINE>(l, row, &ratios, acc, (then, other), y);
+                    } else {
+                        finish_row::<L, FINE>(l, row, &ratios, acc, (then, other), y);
+                    }
                 }
                 None => {
                     layer.requantize(index, scale, acc, y);
                     finish_slowly(l, (then, other), y);
                 }
+            }
+        }
+    }
+}
+
+/// As [`finish_row`] for a whole panel, whose words the compiler can count.
+#[inline(always)]
+fn finish_panel<L: Lanes, const FINE: bool>(
+    l: L,
+    row: Row<L>,
+    ratios: &Ratios<'_>,
+    [hi, lo]: [&[i32]; 2],
+    (then, other): (Then, &[i32]),
+    y: &mut [i32],
+) {
+    let channels = (&ratios.multipliers[..PANEL], &ratios.bias[..PANEL]);
+    let (hi, lo, y) = (&hi[..PANEL], &lo[..PANEL], &mut y[..PANEL]);
+    let sums = |at: usize| {
+        let word = at..at + L::WIDTH;
+        ((&hi[word.clone()], &lo[word.clone()]), (&channels.0[word.clone()], &channels.1[word]))
+    };
+    match then {
+        Then::Nothing => {
+            for at in (0..PANEL).step_by(L::WIDTH) {
+                l.store(row_word::<L, FINE>(l, row, sums(at)), &mut y[at..at + L::WIDTH]);
+            }
+        }
+        Then::Activation(table) => {
+            let nonlinearity = Nonlinearity::new(l, table);
+            for at in (0..PANEL).step_by(L::WIDTH) {
+                let word = nonlinearity.word(l, row_word::<L, FINE>(l, row, sums(at)));
+                l.store(word, &mut y[at..at + L::WIDTH]);
+            }
+        }
+        Then::Add(_) => {
+            let other = &other[..PANEL];
+            for at in (0..PANEL).step_by(L::WIDTH) {
+                let word = row_word::<L, FINE>(l, row, sums(at));
+                let word = saturating_sum(l, word, l.load(&other[at..at + L::WIDTH]));
+                l.store(word, &mut y[at..at + L::WIDTH]);
             }
         }
     }

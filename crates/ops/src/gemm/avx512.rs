@@ -9,7 +9,10 @@
 
 use core::{arch::x86_64::*, ops::Range};
 
-use super::packed::{BLOCK, CodeRows, Panel, QUAD};
+use super::{
+    packed::{BLOCK, CodeRows, Panel, QUAD},
+    plan::Plan,
+};
 use crate::lanes::avx512::Avx512;
 
 /// Rows of a tile.
@@ -19,6 +22,13 @@ const ROWS: usize = 8;
 type Quad<const V: usize> = [[u8; 64]; V];
 
 impl Avx512 {
+    /// The sum of a block's codes, a multiple of 32, which is all that this kernel wants to know.
+    pub(crate) fn sum_codes(self, codes: &[i8], plan: &mut Plan) {
+        // SAFETY: `self` exists only where `detect` found the instructions.
+        // |sum| <= 127 * 384.
+        plan.base = -128 * unsafe { sum(codes) };
+    }
+
     /// Multiplies rows by a panel; `tile` is `[rows, width]`.
     pub(crate) fn multiply(
         self,
@@ -36,6 +46,17 @@ impl Avx512 {
             }
         }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn sum(codes: &[i8]) -> i32 {
+    let (ones, mut sums) = (_mm256_set1_epi8(1), _mm256_setzero_si256());
+    for codes in codes.as_chunks::<32>().0 {
+        // SAFETY: 32 bytes are readable by their type, at any alignment.
+        let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+        sums = _mm256_dpbusd_epi32(sums, ones, codes);
+    }
+    _mm512_reduce_add_epi32(_mm512_zextsi256_si512(sums))
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -64,6 +85,7 @@ fn multiply<const V: usize>(
 }
 
 /// Adds one block's products of `R` rows from `row` on to their sums; the first block starts them.
+#[expect(clippy::needless_range_loop, reason = "indices of registers, all known to the compiler")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
 fn tile_rows<const R: usize, const V: usize>(
@@ -73,20 +95,22 @@ fn tile_rows<const R: usize, const V: usize>(
     block: usize,
     sums: &mut [[[i32; 16]; V]],
 ) {
+    let (codes, depth) = (lhs.block_codes(row, block), lhs.depth());
+    assert!(codes.len() >= (R - 1) * depth + QUAD * quads.len(), "rows are as deep as the panel");
     let mut acc = [[_mm512_setzero_si512(); V]; R];
-    let mut codes: [&[[i8; QUAD]]; R] = [&[]; R];
     for r in 0..R {
-        let (quads, plan) = (lhs.quads(row + r, block), lhs.plan(row + r, block));
-        codes[r] = quads;
+        let base = _mm512_set1_epi32(lhs.plan(row + r, block).base);
         for v in 0..V {
-            let start = if block == 0 { _mm512_setzero_si512() } else { load(&sums[r][v]) };
-            acc[r][v] = _mm512_add_epi32(start, _mm512_set1_epi32(plan.base));
+            acc[r][v] = if block == 0 { base } else { _mm512_add_epi32(load(&sums[r][v]), base) };
         }
     }
     for (q, quad) in quads.iter().enumerate() {
         let weights = quad.each_ref().map(|bytes| load_bytes(bytes));
         for r in 0..R {
-            let code = _mm512_set1_epi32(i32::from_le_bytes(codes[r][q].map(i8::cast_unsigned)));
+            // SAFETY: every row has as many quads as there are here, by the assertion above.
+            let code =
+                unsafe { codes.as_ptr().add(r * depth + QUAD * q).cast::<i32>().read_unaligned() };
+            let code = _mm512_set1_epi32(code);
             for v in 0..V {
                 acc[r][v] = _mm512_dpbusd_epi32(acc[r][v], weights[v], code);
             }

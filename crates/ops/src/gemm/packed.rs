@@ -148,6 +148,18 @@ impl CodeRows {
         &quads[block * BLOCK..end]
     }
 
+    /// The codes of block `block` of the rows from `row` on: the first row's stand at the start, each other's `depth` later.
+    #[inline]
+    pub(crate) fn block_codes(&self, row: usize, block: usize) -> &[i8] {
+        &self.codes.as_slice()[row * self.depth + block * BLOCK * QUAD..]
+    }
+
+    /// Codes from one row to the next.
+    #[inline]
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
     /// How to multiply a block of a row.
     #[inline]
     pub(crate) fn plan(&self, row: usize, block: usize) -> &Plan {

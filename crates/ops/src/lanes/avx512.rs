@@ -161,9 +161,30 @@ impl Lanes for Avx512 {
 
     #[inline(always)]
     fn lookup(self, table: &[u32; 256], x: __m512i) -> __m512i {
-        let place = registers!(_mm512_and_si512(x, _mm512_set1_epi32(255)));
-        // SAFETY: AVX-512 as `self` proves; each lane reads entry 0 to 255 of a table of 256.
-        unsafe { _mm512_i32gather_epi32::<4>(place, table.as_ptr().cast()) }
+        // Eight choices among 32 entries each, then by the upper three bits among those: half the time of a gather on a
+        // CPU whose gathers go entry by entry.
+        let words = table.as_chunks::<16>().0;
+        let mut of = [x; 8];
+        for (i, of) in of.iter_mut().enumerate() {
+            let [low, high] = [2 * i, 2 * i + 1].map(|word| words[word].as_ptr().cast());
+            // SAFETY: AVX-512 as `self` proves; 64 bytes are readable by their type, at any alignment.
+            let low = unsafe { _mm512_loadu_si512(low) };
+            // SAFETY: as for the line above.
+            let high = unsafe { _mm512_loadu_si512(high) };
+            *of = registers!(_mm512_permutex2var_epi32(low, x, high));
+        }
+        registers!({
+            let b32 = _mm512_test_epi32_mask(x, _mm512_set1_epi32(32));
+            let b64 = _mm512_test_epi32_mask(x, _mm512_set1_epi32(64));
+            let b128 = _mm512_test_epi32_mask(x, _mm512_set1_epi32(128));
+            let first = _mm512_mask_blend_epi32(b32, of[0], of[1]);
+            let second = _mm512_mask_blend_epi32(b32, of[2], of[3]);
+            let third = _mm512_mask_blend_epi32(b32, of[4], of[5]);
+            let fourth = _mm512_mask_blend_epi32(b32, of[6], of[7]);
+            let lower = _mm512_mask_blend_epi32(b64, first, second);
+            let upper = _mm512_mask_blend_epi32(b64, third, fourth);
+            _mm512_mask_blend_epi32(b128, lower, upper)
+        })
     }
 
     #[inline(always)]

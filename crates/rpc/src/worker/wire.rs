@@ -90,7 +90,7 @@ pub(super) fn output(outputs: Vec<v1::Tensor>) -> Result<Tensor, Error> {
     let Some(v1::tensor::Body::Data(data)) = tensor.body else {
         return Err(Error::bad_field("finished.outputs", "the data has to be in the message"));
     };
-    Ok(Tensor { dtype: dtype("finished.outputs", tensor.dtype)?, dims, data: data.into() })
+    Ok(Tensor::new(dtype("finished.outputs", tensor.dtype)?, dims, data.into()))
 }
 
 /// What a worker's reason means to the engine. None ends a request: the node has checked the request itself.
