@@ -301,7 +301,12 @@ impl Backend for Cuda {
     }
 
     fn run(&mut self, steps: &[Step<'_>]) -> Result<(), BackendError> {
-        self.reserve(Need::of(steps, |id| self.kind(id)))?;
+        let need = Need::of(steps, |id| self.kind(id));
+        let (wanted_bytes, free_bytes) = (need.values(), u64::from(u32::MAX));
+        if wanted_bytes > free_bytes {
+            return Err(BackendError::OutOfMemory { wanted_bytes, free_bytes });
+        }
+        self.reserve(need)?;
         self.choose(steps)?;
         let mut recorder = self.recorder();
         recorder.steps(steps);

@@ -113,6 +113,11 @@ impl Need {
         }
     }
 
+    /// Bytes of all values of an attention step: kernels count them in 32 bits.
+    pub(crate) const fn values(self) -> u64 {
+        self.0[Piece::Values as usize]
+    }
+
     /// Sums of a linear step that the library multiplies.
     pub(crate) fn sums(&mut self, shape: LinearShape, rows: u32) {
         let bytes = 4 * u64::from(rows) * u64::from(shape.n);

@@ -97,7 +97,7 @@ impl Tiles {
     /// Appends the rows of a sequence that attend to these keys; where the codes of their values start, and from one
     /// column of them to the next.
     fn push(&mut self, shape: AttentionShape, rows: Sequence, keys: Sequence) -> (u32, u32) {
-        let start = u32::try_from(self.values).expect("a batch's values stay below 4 GiB");
+        let start = u32::try_from(self.values).expect("`run` refuses more");
         let stride = values_stride(keys);
         for row in (0..rows.rows).step_by(QUERIES as usize) {
             let count = QUERIES.min(rows.rows - row);
