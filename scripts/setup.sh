@@ -84,6 +84,7 @@ nvrtc() { # NVIDIA's run-time compiler as its PyPI package carries it; 90 MB, ne
     trap 'rm -rf "$folder"' RETURN
     python3 -m venv "$folder/venv" || return 1
     "$folder/venv/bin/python" -m pip download -q --disable-pip-version-check --no-deps -d "$folder" nvidia-cuda-nvrtc==13.5.37 || return 1
+    echo "86b4d68058807988b7d9af5b44917a0601e9c337f35ccd657bfb3c759ff8d8bc  $(ls "$folder"/*.whl)" | sha256sum --check --quiet || return 1
     python3 - "$folder" <<'PY' || return 1
 import pathlib, sys, zipfile
 folder = pathlib.Path(sys.argv[1])
