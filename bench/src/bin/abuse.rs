@@ -251,11 +251,14 @@ fn no_messages() -> Vec<Case> {
     for path in [
         "hyperion.v1.InferenceService/Nothing",
         "hyperion.v1.AuditService/Recompute",
-        "hyperion.v1.WorkerService/Attach",
         "nobody.Service/Infer",
     ] {
         put(path.to_owned(), path, Vec::new(), Code::Unimplemented);
     }
+    // Workers are listed by their keys, and this node lists none.
+    let path = "hyperion.v1.WorkerService/Attach";
+    let (name, ask) = (path.to_owned(), Ask::bytes(path, Vec::new()));
+    cases.push(Case { name, ask, want: Want::Row("forbidden") });
     cases
 }
 
