@@ -139,15 +139,19 @@ impl Cuda {
             let Step::Linear { weights, out, .. } = *step else { continue };
             let Kind::Linear(layer) = self.kind(weights) else { continue };
             let (shape, rows) = (layer.shape, out.rows);
-            let candidates = self.candidates(shape, rows);
+            let key = route_key(shape, rows);
+            let known = self.routes.get(&key).copied();
+            let candidates =
+                known.map_or_else(|| self.candidates(shape, rows), |route| vec![route]);
             if candidates.contains(&Route::Library) {
                 let mut need = Need::default();
                 need.sums(shape, rows);
                 self.reserve(need)?;
             }
-            let key = route_key(shape, rows);
-            if candidates.len() > 1 && !self.routes.contains_key(&key) {
-                let route = self.measure(layer, rows, &candidates)?;
+            if known.is_none() {
+                let is_choice = candidates.len() > 1;
+                let route =
+                    if is_choice { self.measure(layer, rows, &candidates)? } else { Route::Own };
                 tracing::debug!(?key, ?route, "who multiplies");
                 self.routes.insert(key, route);
             }

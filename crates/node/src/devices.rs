@@ -99,26 +99,34 @@ pub fn every(config: &EngineSection) -> Vec<Found> {
 
 /// The fastest devices that are certainly faster than the others.
 fn best(config: &EngineSection) -> Result<Vec<Box<dyn Backend>>> {
-    let discrete = adapters().into_iter().find(|adapter| adapter.kind == AdapterKind::Discrete);
-    let of_wgpu = discrete.map(|adapter| Found {
+    // A machine without CUDA is no reason for a word; a GPU that is there and cannot be used is.
+    let cuda = all("cuda", config).expect("a kind of GPU").unwrap_or_default();
+    let devices = usable(cuda);
+    if !devices.is_empty() {
+        return Ok(devices);
+    }
+    let discrete = adapters().into_iter().find(|of| of.kind == AdapterKind::Discrete);
+    let discrete = discrete.map(|adapter| Found {
         name: format!("wgpu:{}", adapter.index),
         device: wgpu(adapter.index, config),
     });
-    // A machine without CUDA is no reason for a word; a GPU that is there and cannot be used is.
-    let cuda = all("cuda", config).expect("a kind of GPU").unwrap_or_default();
-    for candidates in [cuda, of_wgpu.into_iter().collect()] {
-        let mut devices = Vec::new();
-        for found in candidates {
-            match found.device {
-                Ok(device) => devices.push(device),
-                Err(error) => tracing::warn!("`auto` goes on without {}: {error:#}", found.name),
-            }
-        }
-        if !devices.is_empty() {
-            return Ok(devices);
-        }
+    let devices = usable(discrete.into_iter().collect());
+    if !devices.is_empty() {
+        return Ok(devices);
     }
     Ok(vec![best_cpu(config.threads)?])
+}
+
+/// Those that opened; a word about each that did not.
+fn usable(candidates: Vec<Found>) -> Vec<Box<dyn Backend>> {
+    let mut devices = Vec::new();
+    for found in candidates {
+        match found.device {
+            Ok(device) => devices.push(device),
+            Err(error) => tracing::warn!("`auto` goes on without {}: {error:#}", found.name),
+        }
+    }
+    devices
 }
 
 /// All GPUs of a kind but software, opened or not; `None` if there is no such kind.
