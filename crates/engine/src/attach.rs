@@ -224,7 +224,7 @@ impl Attachment {
         let want = statement(
             &leased.ask,
             leased.content,
-            (manifest, leased.rows),
+            (manifest, leased.rows, 0),
             output_hash(&[root]),
             (self.worker, leased.challenge_until),
         );

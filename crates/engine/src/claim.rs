@@ -27,10 +27,11 @@ impl Notary {
         models: &Registry,
         clock: &dyn Clock,
     ) -> Result<Answer, SignError> {
+        let manifest = models.models()[to_sign.model].manifest();
         let claim = statement(
             &to_sign.ask,
             to_sign.content,
-            (models.models()[to_sign.model].manifest(), to_sign.rows),
+            (manifest, to_sign.rows, out_tokens(manifest, &to_sign.output)),
             output_hash(&[to_sign.output.root()]),
             (self.signer.address(), clock.unix_s().saturating_add(self.window_s)),
         );
@@ -53,10 +54,11 @@ impl Notary {
         output: &Tensor,
         challenge_until: u64,
     ) -> Result<SignedClaim, SignError> {
+        let manifest = models.models()[job.work.model].manifest();
         let claim = statement(
             &job.ask,
             job.work.content,
-            (models.models()[job.work.model].manifest(), job.work.rows),
+            (manifest, job.work.rows, out_tokens(manifest, output)),
             output.output_hash(),
             (self.signer.address(), challenge_until),
         );
@@ -65,16 +67,22 @@ impl Notary {
     }
 }
 
-/// The one claim that a worker can make about an input of so many rows and an output; the worker and until when it can
-/// be challenged are its own.
+/// Tokens that an output has; 0 for a model that generates nothing.
+fn out_tokens(manifest: &Manifest, output: &Tensor) -> u32 {
+    let tokens = if manifest.generator { output.dims[0] } else { 0 };
+    u32::try_from(tokens).expect("an answer fits the model's context")
+}
+
+/// The one claim that a worker can make about an input of so many rows and an output of so many tokens; the worker and until
+/// when it can be challenged are its own.
 pub(crate) fn statement(
     ask: &Ask,
     content: Content,
-    (manifest, rows): (&Manifest, u32),
+    (manifest, rows, out_tokens): (&Manifest, u32, u32),
     output_hash: B256,
     (worker, challenge_until): (Address, u64),
 ) -> Claim {
-    let macs = manifest.macs(rows, 0);
+    let macs = manifest.macs(rows, out_tokens);
     Claim {
         request_id: ask.id,
         model_id: content.model,
@@ -84,7 +92,7 @@ pub(crate) fn statement(
         seed: content.seed,
         trace_root: B256::ZERO,
         in_tokens: rows,
-        out_tokens: 0,
+        out_tokens,
         macs: macs.expect("the manifest accepted this input when the job was made"),
         challenge_until,
         tier: ask.request.tier,

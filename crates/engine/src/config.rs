@@ -35,6 +35,18 @@ pub struct EngineConfig {
     pub claims_waiting_max: usize,
     /// Seconds for which claims can be challenged: `challengeUntil` = now + this. Default 604,800 (a week).
     pub challenge_window_s: u64,
+    /// Answers that a device generates at once, per model. Default 32.
+    pub answers_max: u32,
+    /// Rows of one step of a generator at most: a token of each running answer, and pieces of prompts. Default 512.
+    pub step_rows_max: u32,
+    /// Rows of prompts in a step while answers are running, so that a long prompt does not hold them up. Default 128.
+    pub prompt_rows_max: u32,
+    /// Bytes of cache per generator and device; room for the longest sequence there always is. Default 1 GiB.
+    pub cache_bytes_max: u64,
+    /// Whether a prompt that begins as an earlier text did takes over what was computed of it. Default yes.
+    pub prefix_reuse: bool,
+    /// Tokens that a draft model proposes at a time. Default 4.
+    pub draft_tokens: u32,
     /// Microseconds after which a silent device counts as lost. Default 120 s.
     pub lease_us: u64,
     /// Microseconds of idleness after which a device answers a known question again. Default 60 s.
@@ -62,6 +74,12 @@ impl Default for EngineConfig {
             keep_s: 3600,
             claims_waiting_max: 16_384,
             challenge_window_s: 7 * 24 * 3600,
+            answers_max: 32,
+            step_rows_max: 512,
+            prompt_rows_max: 128,
+            cache_bytes_max: 1 << 30,
+            prefix_reuse: true,
+            draft_tokens: 4,
             lease_us: 120_000_000,
             probe_us: 60_000_000,
             workers_max: 0,

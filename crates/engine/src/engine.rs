@@ -19,10 +19,11 @@ use hyperion_verify::{Domain, Request, SignedClaim, claim::TIER_MAX};
 use parking_lot::Mutex;
 
 use crate::{
-    ClaimSink, Class, Clock, Content, DeviceStats, EngineConfig, EngineError, EngineStats,
+    ClaimSink, Class, Clock, Content, DeviceStats, Drawing, EngineConfig, EngineError, EngineStats,
     Evidence, Failure, InferError, Invalid, Job, ModelInfo, ModelStats, OnBatch, OnDone, OnLogged,
-    OnOutput, Pushback, Registry, RequestStatus, SignError, Signer, Unready,
+    OnOutput, OnTokens, Pushback, Registry, RequestStatus, SignError, Signer, Unready,
     claim::Notary,
+    generator,
     machine::{Ask, Machine, Submitted, TicketId, Waiter, Work},
     memo::Memo,
     outbox::Outbox,
@@ -125,11 +126,21 @@ impl Drop for Threads {
     }
 }
 
-/// What a device needs to hold a model: rows of its batches, and bytes.
-fn needs(model: &Model, config: &EngineConfig) -> (u32, u64) {
-    // The longest input has to fit, and a batch never grows beyond the limit.
-    let rows = model.manifest().rows_max.max(config.batch_rows_max);
-    (rows, model.weights_bytes().saturating_add(Plan::new(model.program(), rows).bytes()))
+/// Bytes that a device needs to hold the model at `index`, and the model that drafts for it.
+fn needs(models: &Registry, index: usize, config: &EngineConfig) -> u64 {
+    let model = &models.models()[index];
+    if !model.manifest().generator {
+        let plan = Plan::new(model.program(), batch_rows(model, config));
+        return model.weights_bytes().saturating_add(plan.bytes());
+    }
+    let of = |model: &Model| generator::bytes(model, generator::limits(model, config));
+    let draft = models.draft(index).map_or(0, |draft| of(draft));
+    of(model).saturating_add(draft)
+}
+
+/// Rows of a model's batches: the longest input has to fit, and a batch never grows beyond the limit.
+pub(crate) fn batch_rows(model: &Model, config: &EngineConfig) -> u32 {
+    model.manifest().rows_max.max(config.batch_rows_max)
 }
 
 impl Engine {
@@ -148,9 +159,8 @@ impl Engine {
         clock: Arc<dyn Clock>,
         sink: Box<dyn ClaimSink>,
     ) -> Result<Self, EngineError> {
-        let sizes: Vec<(u32, u64)> =
-            models.models().iter().map(|model| needs(model, &config)).collect();
-        let bytes: Vec<u64> = sizes.iter().map(|(_, bytes)| *bytes).collect();
+        let bytes: Vec<u64> =
+            (0..models.models().len()).map(|index| needs(&models, index, &config)).collect();
         let memory: Vec<u64> = devices.iter().map(|device| device.info().memory_bytes).collect();
         let placement = place(&bytes, &memory);
         let facts = facts(&models, &bytes, &placement);
@@ -159,7 +169,10 @@ impl Engine {
             devices: devices.iter().map(|device| DeviceStats::new(device.info().clone())).collect(),
             ..EngineStats::default()
         };
-        let machine = Machine::new(&config, stats, placement.holds.clone(), &placement.unfit);
+        let generates = |index: &usize| models.models()[*index].manifest().generator;
+        let generators: Vec<usize> = (0..bytes.len()).filter(generates).collect();
+        let holds = placement.holds.clone();
+        let machine = Machine::new(&config, stats, holds, &generators, &placement.unfit);
         let (to_finisher, batches) = sync_channel(FINISHER_BATCHES);
         let notary = Notary { domain, signer, window_s: config.challenge_window_s };
         let keeps = (Memo::new(config.memo_bytes_max), Outbox::new(sink));
@@ -171,11 +184,7 @@ impl Engine {
             (machine, devices.len()),
             to_finisher,
         ));
-        let rows = |device: &Vec<bool>| {
-            let held = device.iter().zip(&sizes);
-            held.map(|(held, (rows, _))| held.then_some(*rows)).collect::<Vec<_>>()
-        };
-        let devices = devices.into_iter().zip(placement.holds.iter().map(rows)).collect();
+        let devices = devices.into_iter().zip(placement.holds).collect();
         let threads = Threads::start(&shell, devices, batches, &config)?;
         Ok(Self { shell, facts: facts.into(), _threads: Arc::new(threads) })
     }
@@ -211,7 +220,6 @@ impl Engine {
             self.shell.look(|machine| (machine.is_served(index), machine.is_draining()));
         let here = !self.shell.bells.is_empty();
         let ready = match facts.unfit {
-            Some(Unready::Generator) => Err(Unready::Generator),
             // A worker on another host may have the room that no device has.
             Some(unready) if !served && here => Err(unready),
             _ if draining => Err(Unready::Draining),
@@ -240,23 +248,69 @@ impl Engine {
     pub fn complete(
         &self,
         model: ModelId,
-        mut request: Request,
+        request: Request,
         input: Arc<[u8]>,
     ) -> Result<Job, Invalid> {
-        let mut work = self.work(model, input, Class::Free)?;
+        let work = self.work(model, input, None, Class::Free)?;
         if !request.sampling_hash.is_zero() {
             return Err(Invalid::Sampling);
-        }
-        fill("request.model_id", &mut request.model_id.0, model.0)?;
-        fill("request.input_hash", &mut request.input_hash, work.content.input_hash)?;
-        if !request.worker.is_zero() && request.worker != self.worker() {
-            return field("request.worker", format!("this worker is {}", self.worker()));
         }
         if request.seed_mode != 0 || !request.entropy.is_zero() {
             return field(
                 "request.seed_mode",
                 "a model that draws nothing takes no seed".to_owned(),
             );
+        }
+        self.fill_in(model, request, work)
+    }
+
+    /// As [`complete`](Self::complete), for a model that generates tokens: fills `sampling_hash` and, where the draws need a
+    /// seed and the request says no mode, `seed_mode` 1 over the request's entropy. The entropy is the caller's to draw.
+    ///
+    /// `prompt`: token ids, little-endian.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Self::complete), or when prompt and answer do not fit the model, or the seed's mode does not fit the
+    /// draws.
+    pub fn complete_drawn(
+        &self,
+        model: ModelId,
+        mut request: Request,
+        prompt: Arc<[u8]>,
+        drawing: Drawing,
+    ) -> Result<Job, Invalid> {
+        let is_greedy = drawing.is_greedy();
+        let work = self.work(model, prompt, Some(Arc::new(drawing)), Class::Free)?;
+        let sampling_hash = work.content.sampling_hash;
+        fill("request.sampling_hash", &mut request.sampling_hash, sampling_hash)?;
+        match request.seed_mode {
+            0 if is_greedy => {}
+            0 => request.seed_mode = 1,
+            1 if !is_greedy => {}
+            mode => {
+                let why =
+                    format!("mode {mode} is not for these draws: want 0 at temperature 0, else 1");
+                return field("request.seed_mode", why);
+            }
+        }
+        if is_greedy && !request.entropy.is_zero() {
+            return field("request.entropy", "draws at temperature 0 take no seed".to_owned());
+        }
+        self.fill_in(model, request, work)
+    }
+
+    /// Fills what is left of a request, and hashes it.
+    fn fill_in(
+        &self,
+        model: ModelId,
+        mut request: Request,
+        mut work: Work,
+    ) -> Result<Job, Invalid> {
+        fill("request.model_id", &mut request.model_id.0, model.0)?;
+        fill("request.input_hash", &mut request.input_hash, work.content.input_hash)?;
+        if !request.worker.is_zero() && request.worker != self.worker() {
+            return field("request.worker", format!("this worker is {}", self.worker()));
         }
         match request.tier {
             0 => request.tier = 1,
@@ -269,29 +323,42 @@ impl Engine {
             request.deadline = self.shell.clock.unix_s().saturating_add(REQUEST_S);
         }
         let id = request.id(&self.shell.notary.domain);
-        work.content.seed = request.seed(id, None).expect("mode 0 without entropy has a seed");
+        work.content.seed =
+            request.seed(id, None).expect("mode 0 without entropy, and mode 1, have a seed");
         Ok(Job { ask: Ask { id, request, signature: None }, work })
     }
 
     /// Checks an input and hashes it.
-    fn work(&self, model: ModelId, input: Arc<[u8]>, class: Class) -> Result<Work, Invalid> {
+    fn work(
+        &self,
+        model: ModelId,
+        input: Arc<[u8]>,
+        drawing: Option<Arc<Drawing>>,
+        class: Class,
+    ) -> Result<Work, Invalid> {
         let index = self.shell.models.index(model);
         let index = index.ok_or_else(|| Invalid::ModelNotFound(model.to_string()))?;
         let manifest = self.shell.models.models()[index].manifest();
-        if manifest.generator {
-            return Err(Invalid::Generator);
+        match (&drawing, manifest.generator) {
+            (None, true) => return Err(Invalid::Undrawn),
+            (Some(_), false) => return Err(Invalid::Sampling),
+            _ => {}
         }
         let rows = manifest.check_input(&input)?;
+        if let Some(drawing) = &drawing {
+            drawing.check(manifest, rows)?;
+        }
         let dims = [rows.into(), manifest.input_width.into()];
         let root =
             tensor_root(manifest.input_dtype, &dims, &input).expect("the manifest took the shape");
         let content = Content {
             model,
             input_hash: input_hash(&[root]),
-            sampling_hash: B256::ZERO,
+            sampling_hash: drawing.as_ref().map_or(B256::ZERO, |drawing| drawing.sampling().hash()),
             seed: B256::ZERO,
         };
-        Ok(Work { model: index, content, input, rows, class, deadline_us: None, owner: None })
+        let (deadline_us, owner) = (None, None);
+        Ok(Work { model: index, content, input, rows, drawing, class, deadline_us, owner })
     }
 
     /// Takes a job. Asked again for a request that is known, it waits for the run under way or answers from
@@ -303,6 +370,23 @@ impl Engine {
     pub fn submit(&self, job: Job, on_done: OnDone) -> Result<Ticket, Pushback> {
         let (ask, work) = self.timed(job);
         let id = self.put(Some(ask), work, Waiter::Answer(on_done))?;
+        Ok(Ticket { shell: Arc::clone(&self.shell), id })
+    }
+
+    /// As [`submit`](Self::submit), and tells the tokens of the answer as they are drawn. Of an answer that is known already
+    /// none are told: it comes whole.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    pub fn submit_stream(
+        &self,
+        job: Job,
+        on_tokens: OnTokens,
+        on_done: OnDone,
+    ) -> Result<Ticket, Pushback> {
+        let (ask, work) = self.timed(job);
+        let id = self.put(Some(ask), work, Waiter::Stream(on_tokens, on_done))?;
         Ok(Ticket { shell: Arc::clone(&self.shell), id })
     }
 
@@ -370,7 +454,7 @@ impl Engine {
     ///
     /// As [`infer_now`](Self::infer_now).
     pub fn recompute_now(&self, model: ModelId, input: &[u8]) -> Result<Arc<Tensor>, InferError> {
-        self.shell.memo.remove(&self.work(model, input.into(), Class::Free)?.content);
+        self.shell.memo.remove(&self.work(model, input.into(), None, Class::Free)?.content);
         self.infer_now(model, input)
     }
 
@@ -381,7 +465,7 @@ impl Engine {
     ///
     /// As [`complete`](Self::complete) and [`submit`](Self::submit), or when the run fails.
     pub fn infer_now(&self, model: ModelId, input: &[u8]) -> Result<Arc<Tensor>, InferError> {
-        let work = self.work(model, input.into(), Class::Free)?;
+        let work = self.work(model, input.into(), None, Class::Free)?;
         let (tell, told) = sync_channel(1);
         // The receiver waits below, so there is room and somebody listens.
         let waiter = Waiter::Output(Box::new(move |outcome| drop(tell.send(outcome))));
@@ -395,7 +479,7 @@ impl Engine {
         let mut distinct: BTreeMap<Content, (Work, Vec<usize>)> = BTreeMap::new();
         let mut outputs: Vec<Option<Result<Arc<Tensor>, InferError>>> = Vec::new();
         for (at, (model, input)) in calls.into_iter().enumerate() {
-            let work = self.work(model, input, Class::Chain);
+            let work = self.work(model, input, None, Class::Chain);
             outputs.push(work.as_ref().err().map(|invalid| Err(invalid.clone().into())));
             if let Ok(work) = work {
                 distinct.entry(work.content).or_insert_with(|| (work, Vec::new())).1.push(at);
@@ -522,8 +606,8 @@ impl Engine {
 /// Microseconds after which a drain looks whether the log's producer has room again.
 const DRAIN_LOOK_US: u64 = 10_000;
 
-/// A device and, per model that it has room for, the rows of its batches.
-type Equipped = (Box<dyn Backend>, Vec<Option<u32>>);
+/// A device, and whether it has room for each model.
+type Equipped = (Box<dyn Backend>, Vec<bool>);
 
 impl Threads {
     fn start(
@@ -549,8 +633,8 @@ impl Threads {
             .push(spawn("dispatcher".to_owned(), Box::new(move || dispatching.dispatcher()))?);
         let count = devices.len();
         let (tested, tests) = sync_channel(count.max(1));
-        for (index, (backend, rows)) in devices.into_iter().enumerate() {
-            let worker = Worker::new(Arc::clone(shell), index, backend, rows, config.suite);
+        for (index, (backend, holds)) in devices.into_iter().enumerate() {
+            let worker = Worker::new(Arc::clone(shell), index, backend, holds, *config);
             let tested = tested.clone();
             threads
                 .devices
@@ -572,19 +656,15 @@ impl Threads {
 }
 
 fn facts(models: &Registry, bytes: &[u64], placement: &Placement) -> Vec<ModelFacts> {
-    let fact = |(index, model): (usize, &Arc<Model>)| {
+    let fact = |index: usize| {
         let unfit = placement.unfit.iter().find(|(model, ..)| *model == index);
         let unfit = unfit.map(|(_, needed, largest)| Unready::NoMemory {
             needed_bytes: *needed,
             largest_bytes: *largest,
         });
-        ModelFacts {
-            aliases: models.aliases(index),
-            memory_bytes: bytes[index],
-            unfit: unfit.or(model.manifest().generator.then_some(Unready::Generator)),
-        }
+        ModelFacts { aliases: models.aliases(index), memory_bytes: bytes[index], unfit }
     };
-    models.models().iter().enumerate().map(fact).collect()
+    (0..models.models().len()).map(fact).collect()
 }
 
 /// Fills a field that is zero; one that is filled has to agree.

@@ -14,6 +14,16 @@ pub enum EngineError {
         /// Whom it names.
         model: ModelId,
     },
+    /// A model that cannot draft for another.
+    #[error("`{draft}` cannot draft for `{alias}`: {why}")]
+    Draft {
+        /// The model that would have it.
+        alias: String,
+        /// The model that would propose.
+        draft: String,
+        /// Why not.
+        why: String,
+    },
     /// The system gives no more threads.
     #[error("starting a thread: {0}")]
     Thread(String),

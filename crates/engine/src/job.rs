@@ -7,13 +7,17 @@ use hyperion_primitives::{B256, ClaimDigest, RequestId};
 use hyperion_verify::{InputError, Request, SignedClaim};
 
 use crate::{
-    SignError,
+    Drawing, SignError,
     machine::{Ask, Work},
 };
 
 /// Receives the outcome of a submitted job, exactly once, on a thread of the engine's or the caller's own.
 /// It must not block.
 pub type OnDone = Box<dyn FnOnce(Result<Arc<Answer>, Failure>) + Send>;
+
+/// Receives the tokens of an answer as they are drawn: the position of the first in the answer, and the tokens. Positions
+/// come in order and without gaps, a token once; all of them before [`OnDone`]. It must not block.
+pub type OnTokens = Arc<dyn Fn(u32, &[u32]) + Send + Sync>;
 
 /// Receives the output of a call that needs no claim.
 pub type OnOutput = Box<dyn FnOnce(Result<Arc<Tensor>, Failure>) + Send>;
@@ -76,6 +80,11 @@ impl Job {
     /// The seed of the run, by the request's rule.
     pub const fn seed(&self) -> B256 {
         self.work.content.seed
+    }
+
+    /// How its answer is drawn; `None` for a model that generates nothing.
+    pub fn drawing(&self) -> Option<&Drawing> {
+        self.work.drawing.as_deref()
     }
 
     /// Elements of the input, little-endian: what the request's input hash covers.
@@ -177,9 +186,24 @@ pub enum Invalid {
     /// Sampling parameters for a model that draws nothing.
     #[error("the model samples nothing: sampling must be left out")]
     Sampling,
-    /// A model that generates tokens, which this engine does not run.
-    #[error("the model generates tokens; this engine serves encoders and classifiers")]
-    Generator,
+    /// A model that generates tokens, asked without a word on how they are drawn.
+    #[error("the model generates tokens: say how they are drawn")]
+    Undrawn,
+    /// Sampling parameters that no answer can be drawn with.
+    #[error("{0}")]
+    Drawing(String),
+    /// Prompt and answer together are longer than the model sees.
+    #[error(
+        "a prompt of {in_tokens} tokens and an answer of {tokens_max} are more than the {rows_max} positions of the model"
+    )]
+    Context {
+        /// Tokens of the prompt.
+        in_tokens: u32,
+        /// Tokens that the answer may have.
+        tokens_max: u32,
+        /// Positions there are; the answer's last token takes none.
+        rows_max: u32,
+    },
 }
 
 /// Why a job was not taken. The caller's move: come back, or go elsewhere.

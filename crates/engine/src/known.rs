@@ -6,10 +6,12 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use hyperion_model::{Model, Prepared, Tensor};
+use hyperion_model::{Decoder, Limits, Model, Prepared, Tensor};
 use hyperion_ops::Reference;
 use hyperion_primitives::{Dtype, Mix};
 use parking_lot::Mutex;
+
+use crate::generator;
 
 /// Rows of a known question.
 const QUESTION_ROWS: u32 = 4;
@@ -55,12 +57,26 @@ pub(crate) fn question(model: &Model) -> Vec<u8> {
     (0..elements).flat_map(element).collect()
 }
 
-/// What the scalar reference says.
+/// The token ids that an input is.
+pub(crate) fn ids(input: &[u8]) -> Vec<u32> {
+    let (words, _) = input.as_chunks::<4>();
+    words.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+/// What the scalar reference says; of a generator, the logits after the input.
 pub(crate) fn by_reference(model: &Model, input: &[u8]) -> Result<Tensor, String> {
     guarded(|| {
         let mut reference = Reference::default();
         let rows = input.len() / model.manifest().row_bytes() as usize;
         let rows = u32::try_from(rows).map_err(|error| error.to_string())?;
+        if model.manifest().generator {
+            let pages = rows.div_ceil(Decoder::PAGE_ROWS);
+            let limits = Limits { rows_max: rows, outputs_max: 1, pages };
+            let decoder = Decoder::load(model, &mut reference, limits);
+            let mut decoder = decoder.map_err(|error| error.to_string())?;
+            return generator::logits(&mut decoder, &mut reference, &ids(input))
+                .map_err(|error| error.to_string());
+        }
         let prepared =
             Prepared::load(model, &mut reference, rows).map_err(|error| error.to_string())?;
         let outputs = prepared.run(&mut reference, &[input]).map_err(|error| error.to_string())?;

@@ -10,8 +10,10 @@ mod bell;
 mod claim;
 mod clock;
 mod config;
+mod drawing;
 mod engine;
 mod error;
+mod generator;
 mod job;
 mod known;
 pub mod machine;
@@ -30,13 +32,14 @@ pub use attach::{Attachment, Breach, OnWake, Outcome};
 pub use batch::{has_room, is_due};
 pub use clock::{Clock, ManualClock};
 pub use config::{BatchLimits, EngineConfig};
+pub use drawing::{Drawing, PENALISED_TOKENS_MAX};
 pub use engine::{Drained, Engine, Ticket};
 pub use error::EngineError;
 pub use hyperion_model::Tensor;
 pub use hyperion_ops::{DeviceInfo, DeviceKind, OPSET};
 pub use job::{
     Answer, Class, Failure, InferError, Invalid, Job, KeyId, LogPlace, OnBatch, OnDone, OnLogged,
-    OnOutput, Pushback, RequestStatus,
+    OnOutput, OnTokens, Pushback, RequestStatus,
 };
 pub use machine::Evidence;
 pub use memo::Content;

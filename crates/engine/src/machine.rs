@@ -29,18 +29,20 @@ use hyperion_primitives::{ClaimDigest, RequestId};
 use hyperion_verify::Request;
 
 use crate::{
-    Answer, BatchLimits, Class, Content, EngineConfig, EngineStats, Failure, KeyId, LogPlace,
-    OnDone, OnLogged, OnOutput, RequestStatus,
+    Answer, BatchLimits, Class, Content, Drawing, EngineConfig, EngineStats, Failure, KeyId,
+    LogPlace, OnDone, OnLogged, OnOutput, OnTokens, RequestStatus,
     queue::{JobKey, Queue},
 };
 
 mod admit;
 mod device;
 mod ending;
+mod generation;
 mod lease;
 mod remote;
 
 pub use device::{DeviceIndex, RETEST_MS, Take};
+pub use generation::{Joined, Progress, Step};
 pub use lease::{Batch, BatchJob, Dispute, Evidence, Finished, LeaseId, ToSign};
 pub use remote::{
     Arrival, AttachRefused, Delivered, End, Fault, Leased, Order, Seat, WORKER_JOBS_MAX,
@@ -63,6 +65,8 @@ pub struct Work {
     pub input: Arc<[u8]>,
     /// Its rows.
     pub rows: u32,
+    /// How its answer is drawn, for a generator.
+    pub drawing: Option<Arc<Drawing>>,
     /// Who goes first.
     pub class: Class,
     /// When a wait for it ends, unless a device has begun by then.
@@ -93,6 +97,8 @@ impl Ask {
 pub enum Waiter {
     /// Wants the claim.
     Answer(OnDone),
+    /// Wants the tokens as they come, and the claim.
+    Stream(OnTokens, OnDone),
     /// Wants the output only.
     Output(OnOutput),
 }
@@ -101,6 +107,7 @@ impl fmt::Debug for Waiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Answer(_) => "Answer",
+            Self::Stream(..) => "Stream",
             Self::Output(_) => "Output",
         })
     }
@@ -112,6 +119,8 @@ pub enum Call {
     Answer(OnDone, Result<Arc<Answer>, Failure>),
     /// An output, or why there is none.
     Output(OnOutput, Result<Arc<Tensor>, Failure>),
+    /// Tokens of an answer, and the position of the first.
+    Tokens(OnTokens, u32, Vec<u32>),
     /// A place in the log.
     Logged(OnLogged, LogPlace),
 }
@@ -122,6 +131,7 @@ impl Call {
         match self {
             Self::Answer(done, outcome) => done(outcome),
             Self::Output(done, outcome) => done(outcome),
+            Self::Tokens(tell, position, tokens) => tell(position, &tokens),
             Self::Logged(done, place) => done(place),
         }
     }
@@ -132,6 +142,9 @@ impl fmt::Debug for Call {
         match self {
             Self::Answer(_, outcome) => f.debug_tuple("Answer").field(outcome).finish(),
             Self::Output(_, outcome) => f.debug_tuple("Output").field(outcome).finish(),
+            Self::Tokens(_, position, tokens) => {
+                f.debug_tuple("Tokens").field(position).field(tokens).finish()
+            }
             Self::Logged(_, place) => f.debug_tuple("Logged").field(place).finish(),
         }
     }
@@ -191,6 +204,8 @@ struct Wait {
     nth: u64,
     deadline_us: Option<u64>,
     waiter: Waiter,
+    /// Tokens of the answer that it was told.
+    heard: usize,
 }
 
 #[derive(Debug)]
@@ -214,6 +229,8 @@ struct Record {
     lost_on: Option<DeviceIndex>,
     /// Whose output it has.
     device: Option<DeviceIndex>,
+    /// What was generated of the answer on the device that has it now.
+    tokens: Vec<u32>,
     waits: Vec<Wait>,
     log_waiters: Vec<OnLogged>,
     claim: Option<ClaimDigest>,
@@ -244,6 +261,8 @@ struct ModelState {
     unfit: Option<(u64, u64)>,
     /// Smoothed time on a device, in nanoseconds per row.
     row_ns: u64,
+    /// Answers that a device generates at once; 0 for a model that generates nothing.
+    answers_max: u32,
 }
 
 /// See the [module](self).
@@ -297,17 +316,22 @@ impl Machine {
     /// |---|---|
     /// | `stats` | names the models and devices |
     /// | `holds` | per device, the models it has room for |
+    /// | `generators` | places of the models that generate tokens |
     /// | `unfit` | per model that no device has room for: bytes needed, most that any device had left |
     pub fn new(
         config: &EngineConfig,
         stats: EngineStats,
         holds: Vec<Vec<bool>>,
+        generators: &[usize],
         unfit: &[(usize, u64, u64)],
     ) -> Self {
         let mut models: Vec<ModelState> =
             stats.models.iter().map(|_| ModelState::default()).collect();
         for (model, needed, largest) in unfit {
             models[*model].unfit = Some((*needed, *largest));
+        }
+        for model in generators {
+            models[*model].answers_max = config.answers_max.max(1);
         }
         Self {
             batch: config.batch(),
@@ -360,7 +384,8 @@ impl Machine {
         if let (State::Queued, Some(deadline_us)) = (&record.state, deadline_us) {
             self.deadlines.insert((deadline_us, job, nth));
         }
-        record.waits.push(Wait { nth, deadline_us, waiter });
+        record.waits.push(Wait { nth, deadline_us, waiter, heard: 0 });
+        self.tell_tokens(job);
         TicketId { job, nth }
     }
 
@@ -384,7 +409,9 @@ impl Machine {
             _ => None,
         };
         self.tell(wait.waiter, Err(why.clone()));
-        if let Some(lease) = leased {
+        if let Some(lease) = leased
+            && !self.give_up(lease, why, now_us)
+        {
             self.call_off(lease);
         }
         if nobody_waits && is_queued {
@@ -447,7 +474,7 @@ impl Machine {
     /// Puts a waiter's outcome among the calls.
     fn tell(&mut self, waiter: Waiter, outcome: Result<Arc<Answer>, Failure>) {
         self.effects.calls.push(match waiter {
-            Waiter::Answer(done) => Call::Answer(done, outcome),
+            Waiter::Answer(done) | Waiter::Stream(_, done) => Call::Answer(done, outcome),
             Waiter::Output(done) => {
                 Call::Output(done, outcome.map(|answer| Arc::clone(&answer.output)))
             }
@@ -497,6 +524,7 @@ impl Machine {
     /// [`cut`](Self::cut)s, takes nothing any more, and sends every device home.
     pub fn stop(&mut self, now_us: u64) {
         self.cut(now_us);
+        self.cut_answers(now_us);
         self.stopped = true;
         self.effects.wake.extend(0..self.devices.len());
     }

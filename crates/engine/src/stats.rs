@@ -95,10 +95,16 @@ pub struct ModelStats {
     pub queued: [u64; 3],
     /// Jobs answered with a run of their own.
     pub jobs: u64,
-    /// Batches run.
+    /// Batches run, steps of a generator among them.
     pub batches: u64,
     /// Rows of those batches.
     pub rows: u64,
+    /// Tokens generated.
+    pub tokens: u64,
+    /// Tokens that a draft model proposed and the model looked at.
+    pub proposed: u64,
+    /// Of these, the tokens that were right.
+    pub accepted: u64,
     /// From acceptance to the start of the run, per job.
     pub queue_us: Histogram,
     /// On the device, per batch.
@@ -114,6 +120,9 @@ impl ModelStats {
             jobs: 0,
             batches: 0,
             rows: 0,
+            tokens: 0,
+            proposed: 0,
+            accepted: 0,
             queue_us: Histogram::default(),
             run_us: Histogram::default(),
         }

@@ -9,9 +9,11 @@ use hyperion_model::{ModelError, Prepared, Tensor};
 use hyperion_ops::{Backend, conformance};
 
 use crate::{
-    Content,
-    known::{guarded, question},
-    machine::{Batch, DeviceIndex, RETEST_MS, Take},
+    Content, EngineConfig,
+    engine::batch_rows,
+    generator::Generator,
+    known::{guarded, ids, question},
+    machine::{Batch, DeviceIndex, Finished, Joined, LeaseId, RETEST_MS, Take},
     shell::Shell,
 };
 
@@ -19,11 +21,11 @@ pub(crate) struct Worker {
     shell: Arc<Shell>,
     device: DeviceIndex,
     backend: Box<dyn Backend>,
-    /// Per model that this device has room for: rows of its batches.
-    rows: Vec<Option<u32>>,
+    /// Whether this device has room for each model.
+    holds: Vec<bool>,
     loaded: BTreeMap<usize, Prepared>,
-    /// Whether the whole suite is part of the test.
-    suite: bool,
+    generators: BTreeMap<usize, Generator>,
+    config: EngineConfig,
 }
 
 impl Worker {
@@ -31,10 +33,11 @@ impl Worker {
         shell: Arc<Shell>,
         device: DeviceIndex,
         backend: Box<dyn Backend>,
-        rows: Vec<Option<u32>>,
-        suite: bool,
+        holds: Vec<bool>,
+        config: EngineConfig,
     ) -> Self {
-        Self { shell, device, backend, rows, loaded: BTreeMap::new(), suite }
+        let (loaded, generators) = (BTreeMap::new(), BTreeMap::new());
+        Self { shell, device, backend, holds, loaded, generators, config }
     }
 
     /// The thread's life. `first` hears how the first test went.
@@ -43,6 +46,8 @@ impl Worker {
         loop {
             match self.shell.event(|machine, now_us| machine.take(self.device, now_us)) {
                 Take::Batch(batch) => self.serve(&batch),
+                Take::Join(joined) => self.join(joined),
+                Take::Step(given_up) => self.step(&given_up),
                 Take::Probe => self.probe(),
                 Take::Wait(until_us) => self.sleep(until_us),
                 Take::Test => {
@@ -83,8 +88,11 @@ impl Worker {
         for prepared in std::mem::take(&mut self.loaded).into_values() {
             prepared.unload(backend);
         }
+        for generator in std::mem::take(&mut self.generators).into_values() {
+            generator.unload(backend);
+        }
         backend.reset();
-        if self.suite {
+        if self.config.suite {
             let report = conformance::check(backend).map_err(|error| error.to_string())?;
             if !report.conforms() {
                 let stems: Vec<&str> =
@@ -95,32 +103,94 @@ impl Worker {
                 ));
             }
         }
-        let models = self.shell.models.models().iter().zip(&self.rows).enumerate();
-        for (index, model, rows) in
-            models.filter_map(|(at, (model, rows))| Some((at, model, (*rows)?)))
-        {
+        let registry = &self.shell.models;
+        let models = registry.models().iter().zip(&self.holds).enumerate();
+        for (index, (model, _)) in models.filter(|(_, (_, held))| **held) {
             let failed = |error: ModelError| format!("loading {}: {error}", model.id());
-            let prepared = Prepared::load(model, backend, rows).map_err(failed)?;
-            self.loaded.insert(index, prepared);
+            if model.manifest().generator {
+                let draft = registry.draft(index).map(|draft| &**draft);
+                let generator = Generator::load(model, draft, backend, &self.config);
+                self.generators.insert(index, generator.map_err(failed)?);
+            } else {
+                let rows = batch_rows(model, &self.config);
+                self.loaded.insert(index, Prepared::load(model, backend, rows).map_err(failed)?);
+            }
         }
         self.ask_known()
     }
 
     /// Asks every loaded model its known question.
     fn ask_known(&mut self) -> Result<(), String> {
-        for (index, prepared) in &self.loaded {
-            let model = &self.shell.models.models()[*index];
-            let answers = prepared.run(&mut *self.backend, &[&question(model)]);
-            let answer = answers.map_err(|error| error.to_string())?.into_iter().next();
-            let answer = answer.ok_or("a run of one input gave no output")?;
-            if !self.shell.known.agrees(*index, answer) {
-                return Err(format!(
-                    "the device gives another answer to the known question of {}",
-                    model.id()
-                ));
+        let models = self.shell.models.models();
+        let agrees = |index: usize, answer: Tensor| {
+            if self.shell.known.agrees(index, answer) {
+                return Ok(());
             }
+            let id = models[index].id();
+            Err(format!("the device gives another answer to the known question of {id}"))
+        };
+        for (index, prepared) in &self.loaded {
+            let answers = prepared.run(&mut *self.backend, &[&question(&models[*index])]);
+            let answer = answers.map_err(|error| error.to_string())?.into_iter().next();
+            agrees(*index, answer.ok_or("a run of one input gave no output")?)?;
+        }
+        for (index, generator) in &mut self.generators {
+            let question = ids(&question(&models[*index]));
+            let answer = generator.logits(&mut *self.backend, &question);
+            agrees(*index, answer.map_err(|error| error.to_string())?)?;
         }
         Ok(())
+    }
+
+    fn join(&mut self, joined: Joined) {
+        if let Some(generator) = self.generators.get_mut(&joined.model) {
+            generator.join(joined);
+        } else {
+            let cause = "the model is not on this device";
+            self.shell.event(|machine, now_us| machine.lost(self.device, cause, now_us));
+        }
+    }
+
+    /// A step of every generator that has answers.
+    fn step(&mut self, given_up: &[LeaseId]) {
+        for lease in given_up {
+            self.generators.values_mut().for_each(|generator| generator.give_up(*lease));
+        }
+        let (device, shell) = (self.device, &self.shell);
+        let mut stepped = false;
+        for (index, generator) in &mut self.generators {
+            if generator.is_idle() {
+                continue;
+            }
+            stepped = true;
+            let since_us = shell.clock.now_us();
+            let backend = &mut *self.backend;
+            let step = guarded(|| generator.step(backend).map_err(|error| error.to_string()));
+            let step = match step {
+                Ok(step) => step,
+                Err(cause) => {
+                    return shell.event(|machine, now_us| machine.lost(device, &cause, now_us));
+                }
+            };
+            let took_us = shell.clock.now_us().saturating_sub(since_us);
+            let finished = shell
+                .event(|machine, now_us| machine.advance(device, *index, step, took_us, now_us));
+            Self::conclude(shell, finished);
+        }
+        if !stepped {
+            shell.event(|machine, now_us| machine.settle_duty(device, now_us));
+        }
+    }
+
+    /// Has what a run left claimed, remembered and settled.
+    fn conclude(shell: &Shell, finished: Finished) {
+        for to_sign in &finished.to_sign {
+            shell.memo.insert(to_sign.content, &to_sign.output);
+        }
+        shell.finish(finished.to_sign, !finished.more);
+        for dispute in &finished.disputes {
+            shell.settle(dispute);
+        }
     }
 
     fn probe(&mut self) {
@@ -144,10 +214,7 @@ impl Worker {
                 return shell.event(|machine, now_us| machine.lost(device, &cause, now_us));
             }
         };
-        shell.finish(finished.to_sign, !finished.more);
-        for dispute in &finished.disputes {
-            shell.settle(dispute);
-        }
+        Self::conclude(shell, finished);
     }
 
     /// The outputs of a batch, and how many rows went over the device for them: contents that are known, or

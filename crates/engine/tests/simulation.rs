@@ -10,11 +10,11 @@ use std::{
 };
 
 use hyperion_engine::{
-    Answer, Class, Content, DeviceStats, EngineConfig, EngineStats, Failure, KeyId, ModelStats,
-    RequestStatus, SignError,
+    Answer, Class, Content, DeviceStats, Drawing, EngineConfig, EngineStats, Failure, KeyId,
+    ModelStats, RequestStatus, SignError,
     machine::{
-        Arrival, Ask, Batch, Dispute, Fault, LeaseId, Leased, Machine, Order, Seat, Submitted,
-        Take, TicketId, ToSign, Waiter, Work,
+        Arrival, Ask, Batch, Dispute, Fault, Joined, LeaseId, Leased, Machine, Order, Progress,
+        Seat, Step, Submitted, Take, TicketId, ToSign, Waiter, Work,
     },
 };
 use hyperion_model::Tensor;
@@ -22,7 +22,7 @@ use hyperion_ops::{DeviceInfo, DeviceKind};
 use hyperion_primitives::{
     Address, B256, ClaimDigest, Dtype, Keccak, Mix, ModelId, RequestId, U256,
 };
-use hyperion_verify::{Claim, Request, SignedClaim};
+use hyperion_verify::{Claim, Request, Sampling, SignedClaim};
 use parking_lot::Mutex;
 
 /// Submissions of one run.
@@ -64,6 +64,14 @@ enum At {
     Test,
     Probe,
     Batch(Batch),
+    Step,
+}
+
+/// An answer that a device generates.
+#[derive(Debug)]
+struct Growing {
+    joined: Joined,
+    drawn: usize,
 }
 
 /// A worker on another host.
@@ -84,7 +92,11 @@ struct Asked {
     request: Option<RequestId>,
     ticket: Option<TicketId>,
     outcomes: u32,
+    /// Tokens it was told as they came.
+    heard: Vec<u8>,
 }
+
+type ToldTokens = Arc<Mutex<Vec<(usize, u32, Vec<u32>)>>>;
 
 type Told = Arc<Mutex<VecDeque<(usize, Result<Vec<u8>, Failure>)>>>;
 
@@ -99,12 +111,17 @@ struct World {
     workers: Vec<Afar>,
     /// Which worker has which place behind the devices.
     places: BTreeMap<usize, usize>,
+    /// The model that generates tokens, if one does.
+    generator: Option<usize>,
     /// Outputs may come wrong from a device that was silent for too long.
     liars: bool,
     memo: BTreeMap<Content, Arc<Tensor>>,
     asked: Vec<Asked>,
     requests: Vec<(RequestId, Request, Content, Option<KeyId>)>,
     told: Told,
+    told_tokens: ToldTokens,
+    /// Per device, the answers that it generates.
+    growing: Vec<Vec<Growing>>,
     to_sign: VecDeque<ToSign>,
     signing: bool,
     claims: VecDeque<Arc<Answer>>,
@@ -120,10 +137,26 @@ fn le(words: &[u64]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-/// The one right output of a content.
+/// The one right output of a content: bytes, or the tokens of a generator.
 fn truth(content: &Content) -> Arc<Tensor> {
     let hash = Keccak::tagged(b"sim").update(content.model.0).update(content.input_hash).finish();
+    if !content.sampling_hash.is_zero() {
+        let tokens = u64::from(tokens_max(content.input_hash));
+        let data = hash.iter().cycle().take(4 * tokens as usize).copied().collect();
+        return Arc::new(Tensor::new(Dtype::U32, [tokens, 1], data));
+    }
     Arc::new(Tensor::new(Dtype::U8, [1, 32], hash.to_vec()))
+}
+
+/// Tokens of a generator's answer.
+fn tokens_max(input_hash: B256) -> u32 {
+    1 + u32::from(input_hash[31] % 23)
+}
+
+fn drawing(input_hash: B256) -> Arc<Drawing> {
+    let tokens_max = tokens_max(input_hash);
+    let sampling = Sampling { tokens_max, top_p_q16: 65_536, ..Sampling::default() };
+    Arc::new(Drawing::new(sampling, Vec::new()).expect("greedy draws"))
 }
 
 fn lie(content: &Content) -> Arc<Tensor> {
@@ -148,6 +181,7 @@ impl World {
             probe_us: 15_000,
             workers_max: mix.below(4) as usize,
             worker_lease_us: 5_000,
+            answers_max: 1 + mix.below(6) as u32,
             ..EngineConfig::default()
         };
         let (models, devices) = (1 + mix.below(3) as usize, 1 + mix.below(3) as usize);
@@ -167,13 +201,16 @@ impl World {
         let holds: Vec<Vec<bool>> = (0..devices)
             .map(|device| (0..models).map(|_| device == 0 || mix.below(2) == 0).collect())
             .collect();
+        // In half of the runs the last model generates tokens, which no worker on another host does.
+        let generator = (seed % 2 == 1).then(|| models - 1);
         let workers = (0..config.workers_max).map(|_| Afar {
-            holds: (0..models).map(|_| mix.below(3) > 0).collect(),
+            holds: (0..models).map(|model| mix.below(3) > 0 && Some(model) != generator).collect(),
             slots: 1 + mix.below(6) as u32,
             ..Afar::default()
         });
         let workers: Vec<Afar> = workers.collect();
-        let machine = Machine::new(&config, stats, holds, &[]);
+        let generators: Vec<usize> = generator.into_iter().collect();
+        let machine = Machine::new(&config, stats, holds, &generators, &[]);
         let mut world = Self {
             seed,
             mix,
@@ -189,6 +226,9 @@ impl World {
             asked: Vec::new(),
             requests: Vec::new(),
             told: Told::default(),
+            told_tokens: ToldTokens::default(),
+            growing: (0..devices).map(|_| Vec::new()).collect(),
+            generator,
             to_sign: VecDeque::new(),
             signing: false,
             claims: VecDeque::new(),
@@ -279,6 +319,15 @@ impl World {
         if effects.timer {
             self.set_timer();
         }
+        let tokens: Vec<_> = self.told_tokens.lock().drain(..).collect();
+        for (asked, position, tokens) in tokens {
+            let asked = &mut self.asked[asked];
+            let follows = asked.heard.len() == 4 * position as usize && asked.outcomes == 0;
+            assert!(follows, "seed {}: tokens at {position} after {asked:?}", self.seed);
+            asked.heard.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
+            let right = truth(&asked.content).data.starts_with(&asked.heard);
+            assert!(right, "seed {}: other tokens: {asked:?}", self.seed);
+        }
         let told: Vec<_> = self.told.lock().drain(..).collect();
         for (asked, outcome) in told {
             self.hear(asked, &outcome);
@@ -325,12 +374,14 @@ impl World {
             (Some(Ask { id, request, signature: None }), work)
         } else {
             let model = self.mix.below(self.models()) as usize;
-            let content = Content {
-                model: model_id(model),
-                input_hash: B256::from(U256::from(self.mix.below(150))),
-                sampling_hash: B256::ZERO,
-                seed: B256::ZERO,
+            let input_hash = B256::from(U256::from(self.mix.below(150)));
+            let sampling_hash = if self.generator == Some(model) {
+                drawing(input_hash).sampling().hash()
+            } else {
+                B256::ZERO
             };
+            let content =
+                Content { model: model_id(model), input_hash, sampling_hash, seed: B256::ZERO };
             match self.mix.below(6) {
                 0 => (None, self.work(content, Class::Chain, None, None)),
                 1 => (None, self.work(content, class, None, owner)),
@@ -352,9 +403,18 @@ impl World {
         let (told, content) = (Arc::clone(&self.told), work.content);
         let request = ask.as_ref().map(|ask| ask.id);
         let waiter = if ask.is_some() {
-            Waiter::Answer(Box::new(move |outcome: Result<Arc<Answer>, Failure>| {
+            let done = Box::new(move |outcome: Result<Arc<Answer>, Failure>| {
                 told.lock().push_back((nth, outcome.map(|answer| answer.output.data.clone())));
-            }))
+            });
+            if work.drawing.is_some() && self.chance(2) {
+                let told = Arc::clone(&self.told_tokens);
+                let tell = move |position: u32, tokens: &[u32]| {
+                    told.lock().push((nth, position, tokens.to_vec()));
+                };
+                Waiter::Stream(Arc::new(tell), done)
+            } else {
+                Waiter::Answer(done)
+            }
         } else {
             Waiter::Output(Box::new(move |outcome: Result<Arc<Tensor>, Failure>| {
                 told.lock().push_back((nth, outcome.map(|output| output.data.clone())));
@@ -383,7 +443,7 @@ impl World {
                 return;
             }
         };
-        self.asked.push(Asked { content, request, ticket, outcomes: 0 });
+        self.asked.push(Asked { content, request, ticket, outcomes: 0, heard: Vec::new() });
         if ticket.is_some() && self.chance(5) {
             let us = self.mix.below(4_000);
             self.after(us, Event::Cancel);
@@ -404,7 +464,8 @@ impl World {
             (0..).find(|model| model_id(*model) == content.model).expect("a content of some model");
         let rows = 1 + (content.input_hash[31] % 20) as u32;
         let input = le(&vec![0; rows as usize]).into();
-        Work { model, content, input, rows, class, deadline_us, owner }
+        let drawing = (self.generator == Some(model)).then(|| drawing(content.input_hash));
+        Work { model, content, input, rows, drawing, class, deadline_us, owner }
     }
 
     fn models(&self) -> u64 {
@@ -433,6 +494,21 @@ impl World {
                 self.devices[device] = At::Batch(batch);
                 self.after(took_us, Event::End(device));
             }
+            Take::Join(joined) => {
+                assert_eq!(Some(joined.model), self.generator, "seed {}", self.seed);
+                self.growing[device].push(Growing { joined, drawn: 0 });
+                let most = self.config.answers_max as usize;
+                assert!(self.growing[device].len() <= most + 16, "seed {}", self.seed);
+                self.after(0, Event::Look(device));
+            }
+            Take::Step(given_up) => {
+                self.growing[device].retain(|growing| !given_up.contains(&growing.joined.lease));
+                let most = self.config.answers_max as usize;
+                assert!(self.growing[device].len() <= most, "seed {}: too many", self.seed);
+                self.devices[device] = At::Step;
+                let took_us = if self.chance(60) { 45_000 } else { 100 + self.mix.below(600) };
+                self.after(took_us, Event::End(device));
+            }
             Take::Probe => {
                 self.devices[device] = At::Probe;
                 let took_us = if self.chance(20) { 50_000 } else { 500 };
@@ -458,8 +534,10 @@ impl World {
     }
 
     fn end(&mut self, device: usize) {
-        let At::Batch(batch) = std::mem::replace(&mut self.devices[device], At::Nothing) else {
-            return;
+        let batch = match std::mem::replace(&mut self.devices[device], At::Nothing) {
+            At::Batch(batch) => batch,
+            At::Step => return self.end_step(device),
+            _ => return,
         };
         self.after(0, Event::Look(device));
         let out_of_service = !self.machine.stats().devices[device].in_service;
@@ -486,6 +564,39 @@ impl World {
         }
     }
 
+    /// A step's end: some answers get tokens, as a prompt may still be read.
+    fn end_step(&mut self, device: usize) {
+        self.after(0, Event::Look(device));
+        if self.chance(40) {
+            self.machine.lost(device, "simulated", self.now_us);
+            return;
+        }
+        let mut step = Step { rows: 1, ..Step::default() };
+        for growing in &mut self.growing[device] {
+            let truth = truth(&growing.joined.content);
+            let (words, _) = truth.data.as_chunks::<4>();
+            let most = self.mix.below(4) as usize;
+            let new: Vec<u32> = words[growing.drawn..]
+                .iter()
+                .take(most)
+                .map(|word| u32::from_le_bytes(*word))
+                .collect();
+            growing.drawn += new.len();
+            if !new.is_empty() {
+                let ended = growing.drawn == words.len();
+                let lease = growing.joined.lease;
+                step.progress.push(Progress { lease, tokens: new, ended });
+            }
+        }
+        let ended =
+            |growing: &Growing| growing.drawn == growing.joined.drawing.tokens_max() as usize;
+        self.growing[device].retain(|growing| !ended(growing));
+        let model = self.generator.expect("only a generator steps");
+        let finished = self.machine.advance(device, model, step, 100, self.now_us);
+        self.to_sign.extend(finished.to_sign);
+        assert!(finished.disputes.is_empty(), "seed {}", self.seed);
+    }
+
     fn settle(&mut self, dispute: &Dispute) {
         self.memo.remove(&dispute.content);
         let spoken = (!self.chance(5)).then(|| truth(&dispute.content));
@@ -494,6 +605,7 @@ impl World {
 
     fn tested(&mut self, device: usize) {
         self.devices[device] = At::Nothing;
+        self.growing[device].clear();
         if self.chance(4) {
             self.machine.test_failed(device, "simulated", self.now_us);
             self.after(1_000, Event::Look(device));
@@ -697,7 +809,9 @@ impl World {
         let stats = self.machine.stats();
         // Jobs that lost their device go back beyond the limit: at most a batch per device, and what workers hold.
         let afar: u64 = self.workers.iter().map(|worker| 2 * u64::from(worker.slots)).sum();
+        let answers = u64::from(self.config.answers_max) * self.devices.len() as u64;
         let returned = (self.config.batch_jobs_max as usize * self.devices.len()) as u64 + afar;
+        let returned = returned + answers;
         let limit = self.config.queue_jobs_max as u64 + returned;
         for model in &stats.models {
             let [_, paid, free] = model.queued;
@@ -765,6 +879,7 @@ fn every_job_ends_once_with_the_same_bytes_and_nothing_leaks() {
     let (first, last) = (seeds.start, seeds.end);
     println!("seeds {first} to {last}");
     let mut seen = EngineStats::default();
+    let mut tokens = 0;
     for seed in seeds {
         let stats = std::panic::catch_unwind(|| simulate(seed).1).unwrap_or_else(|panic| {
             eprintln!("SIMULATION_SEED={seed} repeats it");
@@ -782,6 +897,7 @@ fn every_job_ends_once_with_the_same_bytes_and_nothing_leaks() {
         seen.devices_lost += stats.devices_lost;
         seen.results_mismatch += stats.results_mismatch;
         seen.leases_ended += stats.leases_ended;
+        tokens += stats.models.iter().map(|model| model.tokens).sum::<u64>();
     }
     if last - first >= 100 {
         let reached = [
@@ -797,6 +913,7 @@ fn every_job_ends_once_with_the_same_bytes_and_nothing_leaks() {
             ("devices lost", seen.devices_lost),
             ("results differ", seen.results_mismatch),
             ("leases ended", seen.leases_ended),
+            ("tokens", tokens),
         ];
         println!("{reached:?}");
         for (name, count) in reached {

@@ -6,10 +6,12 @@
 //! the same logits.
 
 mod pages;
+mod replay;
 
 use hyperion_ops::{Backend, BackendError, BufferId, Cache, Sequence, cache::PageShape};
 
 use self::pages::Pages;
+pub use self::replay::{Replay, replay};
 use crate::{
     Model, ModelError, TurnError,
     loaded::{Batch, Loaded},
@@ -181,6 +183,17 @@ impl Decoder {
         plan.bytes() + cache_bytes(program, limits.pages.saturating_mul(PAGE_ROWS))
     }
 
+    /// Bytes of a page, of all attentions together; 0 for a program that has none.
+    pub fn page_bytes(program: &Program) -> u64 {
+        cache_bytes(program, PAGE_ROWS)
+    }
+
+    /// Pages that `tokens` more tokens of a context take.
+    pub fn pages_missing(context: &Context, tokens: usize) -> usize {
+        let positions = context.len as usize + tokens;
+        positions.div_ceil(PAGE_ROWS as usize).saturating_sub(context.pages.len())
+    }
+
     /// A sequence of no tokens yet.
     pub const fn begin(&self) -> Context {
         Context { len: 0, pages: Vec::new(), epoch: self.epoch }
@@ -197,6 +210,18 @@ impl Decoder {
             forked.len = whole * PAGE_ROWS;
         }
         forked
+    }
+
+    /// Forgets a sequence's tokens from `tokens` on; their pages go back. What is appended next takes their place.
+    ///
+    /// A page that is shared is never written to again: other contexts share pages only while they are full, and this one
+    /// forgets no token that another context holds a page of.
+    pub fn truncate(&mut self, context: &mut Context, tokens: u32) {
+        if context.epoch == self.epoch && tokens < context.len {
+            let kept = tokens.div_ceil(PAGE_ROWS) as usize;
+            context.pages.drain(kept..).for_each(|page| self.pages.give(page));
+            context.len = tokens;
+        }
     }
 
     /// Gives a sequence's pages back.
@@ -327,10 +352,7 @@ impl Decoder {
 
     /// Gives every turn the pages that its tokens need.
     fn take_pages(&mut self, turns: &mut [Turn<'_>]) -> Result<(), ModelError> {
-        let missing = |turn: &Turn<'_>| {
-            let positions = turn.context.len as usize + turn.tokens.len();
-            positions.div_ceil(PAGE_ROWS as usize).saturating_sub(turn.context.pages.len())
-        };
+        let missing = |turn: &Turn<'_>| Self::pages_missing(turn.context, turn.tokens.len());
         let (wanted, free) = (turns.iter().map(missing).sum(), self.pages.free());
         if wanted > free {
             return Err(ModelError::Pages { wanted, free });

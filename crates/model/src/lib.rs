@@ -26,7 +26,7 @@ mod slots;
 mod tensor;
 mod tokenizer;
 
-pub use decoder::{Context, Decoder, Limits, Outputs, Turn};
+pub use decoder::{Context, Decoder, Limits, Outputs, Replay, Turn, replay};
 pub use error::{ModelError, TurnError};
 pub use forward::Prepared;
 pub use hyperion_verify::InputError;

@@ -259,8 +259,10 @@ impl From<Invalid> for Error {
             Invalid::Input(InputError::Shape { .. }) => Self::at(Code::InputShape, "input", text),
             Invalid::Input(InputError::Rows { .. }) => Self::at(Code::InputTooLarge, "input", text),
             Invalid::Input(InputError::Range { .. }) => Self::at(Code::InputRange, "input", text),
-            Invalid::Sampling => Self::at(Code::SamplingInvalid, "sampling", text),
-            Invalid::Generator => Self::at(Code::Unimplemented, "model", text),
+            Invalid::Sampling | Invalid::Undrawn | Invalid::Drawing(_) => {
+                Self::at(Code::SamplingInvalid, "sampling", text)
+            }
+            Invalid::Context { .. } => Self::at(Code::InputTooLarge, "input", text),
         }
     }
 }

@@ -112,6 +112,7 @@ impl Machine {
             attempts: 0,
             lost_on: None,
             device: None,
+            tokens: Vec::new(),
             waits: Vec::with_capacity(1),
             log_waiters: Vec::new(),
             claim: None,

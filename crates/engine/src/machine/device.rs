@@ -1,6 +1,6 @@
 //! Which device does what, and which does nothing.
 
-use super::{Batch, JobKey, LeaseId, Machine, Record, remote::Remote};
+use super::{Batch, JobKey, Joined, LeaseId, Machine, Record, generation::Answers, remote::Remote};
 use crate::{
     Class, Failure,
     batch::{has_room, is_due},
@@ -23,6 +23,10 @@ pub type DeviceIndex = usize;
 pub enum Take {
     /// Run this.
     Batch(Batch),
+    /// Take this answer in.
+    Join(Joined),
+    /// Give these answers up, then run a step of each generator that has any.
+    Step(Vec<LeaseId>),
     /// Answer a known question: the device has been idle for long.
     Probe,
     /// Sleep until woken, or until this time.
@@ -50,6 +54,10 @@ pub(super) enum Duty {
     Probing {
         until_us: u64,
     },
+    /// At answers, and at no batch.
+    Generating {
+        until_us: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -58,7 +66,9 @@ pub(super) struct Device {
     /// Of a worker: never busy, since it holds several leases at a time.
     pub(super) duty: Duty,
     /// Why it has to be tested after its batch.
-    condemned: Option<&'static str>,
+    pub(super) condemned: Option<&'static str>,
+    /// Answers that it generates.
+    pub(super) answers: Answers,
     /// For a worker on another host.
     pub(super) remote: Option<Remote>,
 }
@@ -69,6 +79,7 @@ impl Device {
             holds,
             duty: Duty::Out { reason: "starting".to_owned(), failed_tests: 0 },
             condemned: None,
+            answers: Answers::default(),
             remote: None,
         }
     }
@@ -150,6 +161,7 @@ impl Machine {
         if let Duty::Busy { lease, .. } = std::mem::replace(&mut self.devices[device].duty, duty) {
             self.give_back(lease, cause, now_us);
         }
+        self.close_answers(device, cause, now_us);
         // A lease that had ended before is closed too: its device will not report any more.
         self.leases.retain(|_, lease| lease.device != device);
         self.wake_all();
@@ -168,7 +180,7 @@ impl Machine {
         let at = &mut self.devices[device];
         match at.duty {
             Duty::Out { .. } => {}
-            Duty::Busy { .. } => at.condemned = Some(why),
+            Duty::Busy { .. } | Duty::Generating { .. } => at.condemned = Some(why),
             Duty::Idle { .. } | Duty::Probing { .. } => {
                 at.out(why);
                 self.effects.wake.push(device);
@@ -187,7 +199,11 @@ impl Machine {
             None => Duty::Idle { since_us: now_us },
             Some(why) => Duty::Out { reason: why.to_owned(), failed_tests: 0 },
         };
-        if !at.is_in_service() {
+        if at.is_in_service() {
+            self.settle_duty(device, now_us);
+        } else {
+            let why = self.devices[device].reason();
+            self.close_answers(device, &why, now_us);
             self.wake_all();
         }
     }
@@ -200,8 +216,12 @@ impl Machine {
             _ if self.stopped => return Take::Stop,
             Duty::Out { .. } => return Take::Test,
             Duty::Idle { since_us } => since_us,
+            Duty::Generating { .. } => now_us,
             Duty::Busy { .. } | Duty::Probing { .. } => return Take::Wait(None),
         };
+        if let Some(take) = self.take_generating(device, now_us) {
+            return take;
+        }
         if let Some((model, class)) = self.next_line(device, now_us) {
             let keys = self.form(device, model, class);
             let until_us = now_us.saturating_add(self.lease_us);
@@ -229,8 +249,12 @@ impl Machine {
         Class::ALL.into_iter().find_map(|class| {
             let candidates = (0..self.models.len()).filter_map(|model| {
                 let key = self.eligible(device, model, class).next()?;
-                (class == Class::Chain || self.is_model_due(device, model, now_us))
-                    .then_some((key, model))
+                let is_due = if self.models[model].answers_max > 0 {
+                    self.may_join(device, model, key)
+                } else {
+                    class == Class::Chain || self.is_model_due(device, model, now_us)
+                };
+                is_due.then_some((key, model))
             });
             candidates.min().map(|(_, model)| (model, class))
         })
@@ -346,7 +370,11 @@ impl Machine {
         for device in 0..self.devices.len() {
             let lease = match self.devices[device].duty {
                 Duty::Busy { lease, until_us } if until_us <= now_us => Some(lease),
-                Duty::Probing { until_us } if until_us <= now_us => None,
+                Duty::Probing { until_us } | Duty::Generating { until_us }
+                    if until_us <= now_us =>
+                {
+                    None
+                }
                 _ => continue,
             };
             let reason = "the device has been silent for longer than a lease";
@@ -355,6 +383,7 @@ impl Machine {
             if let Some(lease) = lease {
                 self.give_back(lease, reason, now_us);
             }
+            self.close_answers(device, reason, now_us);
             if !self.devices[device].is_local() {
                 self.effects.wake.push(device);
             }
@@ -365,7 +394,9 @@ impl Machine {
     pub(super) fn next_device_us(&self) -> Option<u64> {
         let leases = self.lease_ends.first().map(|(at_us, _)| *at_us);
         let ends = self.devices.iter().filter_map(|device| match device.duty {
-            Duty::Busy { until_us, .. } | Duty::Probing { until_us } => Some(until_us),
+            Duty::Busy { until_us, .. }
+            | Duty::Probing { until_us }
+            | Duty::Generating { until_us } => Some(until_us),
             Duty::Out { .. } | Duty::Idle { .. } => None,
         });
         ends.chain(leases).min()

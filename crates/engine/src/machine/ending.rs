@@ -87,6 +87,7 @@ impl Machine {
     /// Keeps an ended job for those who ask again; the oldest make room.
     fn keep(&mut self, key: JobKey, output_bytes: u64, now_us: u64) {
         let record = self.jobs.get_mut(&key).expect("it has just ended");
+        record.tokens = Vec::new();
         if record.attempts == 0 {
             // No second result can come, so nobody will ask the reference about this input.
             record.work.input = Arc::default();

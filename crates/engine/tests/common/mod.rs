@@ -84,9 +84,22 @@ impl Setup {
         models: Vec<Arc<Model>>,
         devices: Vec<Box<dyn Backend>>,
     ) -> Self {
+        Self::with_drafts(config, models, devices, &[])
+    }
+
+    /// As [`new`](Self::new), with models that draft for others.
+    pub(crate) fn with_drafts(
+        config: EngineConfig,
+        models: Vec<Arc<Model>>,
+        devices: Vec<Box<dyn Backend>>,
+        drafts: &[(&str, &str)],
+    ) -> Self {
         let mut registry = Registry::new();
         for (index, model) in models.iter().enumerate() {
             registry.add(&format!("m{index}"), Arc::clone(model)).unwrap();
+        }
+        for (alias, draft) in drafts {
+            registry.set_draft(alias, draft).unwrap();
         }
         let (clock, sink) = (Arc::new(ManualClock::new(UNIX_S)), Sink::default());
         let offered = Box::new(sink.clone());

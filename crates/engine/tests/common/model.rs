@@ -103,6 +103,28 @@ pub(crate) fn encoder(seed: u64) -> Arc<Model> {
     maker.build(Input::Tokens, 40)
 }
 
+/// Token ids in, tokens out: two causal attention blocks. Up to `context` tokens.
+pub(crate) fn generator(seed: u64, context: u32) -> Arc<Model> {
+    let (width, heads) = (32, 4);
+    let mut maker = Maker::new(seed);
+    let mut rows = maker.push(Op::Embed { vocab: VOCABULARY, width, codes: Codes::W8r }, &[0]);
+    maker.table(VOCABULARY, width, 14);
+    for _ in 0..2 {
+        let read = norm(&mut maker, width, rows);
+        let q = maker.linear(width, width, read);
+        let [k, v] = [(); 2].map(|()| maker.linear(width, width / 2, read));
+        let shape = AttentionShape::new(heads, heads / 2, width / heads).unwrap().with_causal(0);
+        let seen = maker.push(Op::Attention(shape), &[q, k, v]);
+        let seen = maker.linear(width, width, seen);
+        rows = maker.push(Op::Add, &[rows, seen]);
+    }
+    let rows = norm(&mut maker, width, rows);
+    let last = maker.push(Op::LastRow, &[rows]);
+    let logits = maker.linear(width, VOCABULARY, last);
+    maker.push(Op::Sample, &[logits]);
+    maker.build(Input::Tokens, context)
+}
+
 fn norm(maker: &mut Maker, width: u32, input: ValueId) -> ValueId {
     let shape = NormShape::new(NormKind::Layer, 43, width).unwrap();
     let value = maker.push(Op::Norm(shape), &[input]);

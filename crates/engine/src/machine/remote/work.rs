@@ -42,7 +42,10 @@ impl Machine {
                 remote.asked_until_us = Some(until_us);
                 return self.ask_all(seat.device);
             }
-            Duty::Out { .. } | Duty::Probing { .. } | Duty::Busy { .. } => {
+            Duty::Out { .. }
+            | Duty::Probing { .. }
+            | Duty::Busy { .. }
+            | Duty::Generating { .. } => {
                 return self.ask_next(seat.device);
             }
         };

@@ -1,0 +1,104 @@
+//! How an answer that is generated is drawn, and where it ends.
+
+use hyperion_model::Sampler;
+use hyperion_primitives::B256;
+use hyperion_verify::{Manifest, Sampling, claim::stop_hash};
+
+use crate::Invalid;
+
+/// Tokens of an answer at most where penalties count its tokens: whoever checks a draw has to open all of them.
+pub const PENALISED_TOKENS_MAX: u32 = 4096;
+
+/// How a generator draws an answer, and the ids that end it; the whole of what the sampling hash covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drawing {
+    sampling: Sampling,
+    stop_ids: Vec<u32>,
+}
+
+impl Drawing {
+    /// Takes settings and end ids; `sampling.stop_hash` is filled from the ids, which are sorted and made unique.
+    ///
+    /// # Errors
+    ///
+    /// When a number is outside its range, or there are too many end ids.
+    pub fn new(mut sampling: Sampling, mut stop_ids: Vec<u32>) -> Result<Self, Invalid> {
+        let invalid = |why: String| Err(Invalid::Drawing(why));
+        stop_ids.sort_unstable();
+        stop_ids.dedup();
+        sampling.stop_hash = match stop_hash(&stop_ids) {
+            Ok(hash) => hash,
+            Err(error) => return invalid(error.to_string()),
+        };
+        if sampling.draw().is_none() {
+            return invalid(
+                "want a temperature of 0 or 0.01 to 100, top_p above 0 and at most 1, and penalties of at most 32 in \
+                 magnitude"
+                    .to_owned(),
+            );
+        }
+        if sampling.tokens_max == 0 {
+            return invalid("tokens_max is 0: an answer has a token at least".to_owned());
+        }
+        let penalised = (sampling.frequency_q16, sampling.presence_q16) != (0, 0);
+        if penalised && sampling.tokens_max > PENALISED_TOKENS_MAX {
+            return invalid(format!(
+                "tokens_max is {}: with penalties an answer has {PENALISED_TOKENS_MAX} tokens at most",
+                sampling.tokens_max
+            ));
+        }
+        Ok(Self { sampling, stop_ids })
+    }
+
+    /// The settings; their hash is the request's sampling hash.
+    pub const fn sampling(&self) -> &Sampling {
+        &self.sampling
+    }
+
+    /// Ids that end an answer, ascending.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.stop_ids
+    }
+
+    /// Whether every draw takes the largest logit, which needs no seed.
+    pub const fn is_greedy(&self) -> bool {
+        self.sampling.temperature_q16 == 0
+    }
+
+    /// Tokens of an answer at most.
+    pub const fn tokens_max(&self) -> u32 {
+        self.sampling.tokens_max
+    }
+
+    /// Whether an answer of `tokens` that ends in `last` is complete.
+    pub fn ends(&self, tokens: u32, last: u32) -> bool {
+        tokens >= self.sampling.tokens_max || self.stop_ids.binary_search(&last).is_ok()
+    }
+
+    /// Draws under a seed; nothing is drawn yet.
+    ///
+    /// # Panics
+    ///
+    /// Never: [`new`](Self::new) checked the ranges.
+    pub fn sampler(&self, seed: B256) -> Sampler {
+        Sampler::new(self.sampling.draw().expect("checked when it was made"), seed.0)
+    }
+
+    /// Accepts it for a model and a prompt of so many tokens.
+    pub(crate) fn check(&self, manifest: &Manifest, in_tokens: u32) -> Result<(), Invalid> {
+        if let Some(id) = self.stop_ids.last().filter(|id| **id >= manifest.vocabulary) {
+            let vocabulary = manifest.vocabulary;
+            return Err(Invalid::Drawing(format!(
+                "end id {id} is outside a vocabulary of {vocabulary}"
+            )));
+        }
+        if manifest.rows(in_tokens, self.tokens_max()).is_none() {
+            return Err(Invalid::Context {
+                in_tokens,
+                tokens_max: self.tokens_max(),
+                rows_max: manifest.rows_max,
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! Answers that are generated: whatever runs beside them, and however their rows are cut, they are the tokens that a run of one
+//! alone gives; they come as they are drawn; and what nobody wants is gone after a step.
+
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
+
+mod common;
+
+use std::sync::{Arc, mpsc::channel};
+
+use common::{
+    Setup, config,
+    device::{Fault, scripted},
+    model,
+};
+use hyperion_engine::{
+    Drawing, Engine, EngineConfig, Failure, Invalid, Job, OnTokens, RequestStatus,
+};
+use hyperion_model::{Decoder, Limits, Model, Replay, replay};
+use hyperion_ops::{Backend, Cpu, KernelSet, Reference, Serial};
+use hyperion_primitives::{B256, Mix, U256};
+use hyperion_verify::{Request, Sampling};
+use parking_lot::Mutex;
+
+const CONTEXT: u32 = 200;
+
+fn drawing(temperature_q16: u32, tokens_max: u32, stop_ids: &[u32]) -> Drawing {
+    let sampling =
+        Sampling { temperature_q16, top_p_q16: 65_536, tokens_max, ..Sampling::default() };
+    Drawing::new(sampling, stop_ids.to_vec()).unwrap()
+}
+
+fn bytes(tokens: &[u32]) -> Vec<u8> {
+    tokens.iter().flat_map(|token| token.to_le_bytes()).collect()
+}
+
+fn ids(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+/// A job with a nonce of its own.
+fn job(engine: &Engine, model: &Model, nonce: u64, prompt: &[u32], drawing: &Drawing) -> Job {
+    let request = Request { nonce: U256::from(nonce), deadline: u64::MAX, ..Request::default() };
+    let prompt = bytes(prompt).into();
+    engine.complete_drawn(model.id(), request, prompt, drawing.clone()).unwrap()
+}
+
+/// The answer alone: one token after another, over the scalar definitions and without an engine.
+fn alone(model: &Model, prompt: &[u32], drawing: &Drawing, seed: B256) -> Vec<u32> {
+    let mut reference = Reference::default();
+    let limits = Limits { rows_max: CONTEXT, outputs_max: 1, pages: CONTEXT.div_ceil(32) };
+    let mut decoder = Decoder::load(model, &mut reference, limits).unwrap();
+    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(seed));
+    let mut answer = Vec::new();
+    let mut logits = decoder.prefill(&mut reference, &mut context, prompt).unwrap();
+    loop {
+        let token = sampler.next(&logits);
+        answer.push(token);
+        if drawing.ends(sampler.drawn(), token) {
+            return answer;
+        }
+        logits = decoder.step(&mut reference, &mut [(&mut context, token)]).unwrap().remove(0);
+    }
+}
+
+fn fast() -> Box<dyn Backend> {
+    Box::new(Cpu::new(KernelSet::best(), Arc::new(Serial)))
+}
+
+struct Asked {
+    prompt: Vec<u32>,
+    drawing: Drawing,
+    seed: B256,
+    tokens: Arc<Mutex<Vec<u32>>>,
+}
+
+/// Puts `count` prompts, some of which begin alike, through an engine at once and compares each answer with one alone.
+fn mixed(config: EngineConfig, draft: Option<Arc<Model>>, devices: Vec<Box<dyn Backend>>) -> Setup {
+    let model = model::generator(1, CONTEXT);
+    let models = [Some(Arc::clone(&model)), draft.clone()].into_iter().flatten().collect();
+    let drafts: &[_] = if draft.is_some() { &[("m0", "m1")] } else { &[] };
+    let setup = Setup::with_drafts(config, models, devices, drafts);
+    let mut mix = Mix::new(5);
+    let common: Vec<u32> = (0..70).map(|_| mix.below(50) as u32).collect();
+    let mut asked = Vec::new();
+    let mut tickets = Vec::new();
+    let (tell, told) = channel();
+    for nth in 0..40 {
+        let shared = [0, 33, 64, 70][mix.below(4) as usize];
+        let own = 1 + mix.below(60);
+        let mut prompt = common[..shared].to_vec();
+        prompt.extend((0..own).map(|_| mix.below(50) as u32));
+        let temperature = [0, 1 << 16, 3 << 15][mix.below(3) as usize];
+        let drawing = drawing(temperature, 1 + mix.below(60) as u32, &[7]);
+        let job = job(&setup.engine, &model, nth, &prompt, &drawing);
+        let (seed, tokens) = (job.seed(), Arc::new(Mutex::new(Vec::new())));
+        let heard = Arc::clone(&tokens);
+        let on_tokens: OnTokens = Arc::new(move |position, new: &[u32]| {
+            let mut heard = heard.lock();
+            assert_eq!(position as usize, heard.len(), "tokens come in order");
+            heard.extend(new);
+        });
+        let tell = tell.clone();
+        let done = Box::new(move |outcome| drop(tell.send((nth as usize, outcome))));
+        tickets.push(setup.engine.submit_stream(job, on_tokens, done).unwrap());
+        asked.push(Asked { prompt, drawing, seed, tokens });
+    }
+    for _ in 0..asked.len() {
+        let (nth, outcome) = told.recv().unwrap();
+        let answer: Arc<hyperion_engine::Answer> = outcome.unwrap();
+        let Asked { prompt, drawing, seed, tokens } = &asked[nth];
+        let want = alone(&model, prompt, drawing, *seed);
+        assert_eq!(ids(&answer.output.data), want, "answer {nth}");
+        let heard = tokens.lock();
+        assert!(heard.is_empty() || *heard == want, "answer {nth}: what was told as it came");
+        let claim = &answer.claim.claim;
+        assert_eq!(claim.output_hash, answer.output.output_hash());
+        assert_eq!((claim.in_tokens, claim.out_tokens), (prompt.len() as u32, want.len() as u32));
+        assert_eq!(claim.sampling_hash, drawing.sampling().hash());
+        assert_eq!(Some(claim.macs), model.manifest().macs(claim.in_tokens, claim.out_tokens));
+        let prompt = prompt.clone();
+        check_by_prefill(&model, &prompt, &want, drawing, *seed);
+    }
+    drop(tickets);
+    setup
+}
+
+fn check_by_prefill(model: &Model, prompt: &[u32], answer: &[u32], drawing: &Drawing, seed: B256) {
+    let mut device = fast();
+    let limits = Limits { rows_max: 50, outputs_max: 16, pages: CONTEXT.div_ceil(32) };
+    let mut decoder = Decoder::load(model, device.as_mut(), limits).unwrap();
+    let mut check = |answer: &[u32]| {
+        replay(&mut decoder, device.as_mut(), prompt, answer, drawing.sampler(seed)).unwrap()
+    };
+    assert_eq!(check(answer), Replay::Equal);
+    let mut other = answer.to_vec();
+    let place = other.len() / 2;
+    other[place] = (other[place] + 1) % 50;
+    let (got, want) = (other[place], answer[place]);
+    assert_eq!(check(&other), Replay::Differs { position: place as u32, got, want });
+}
+
+#[test]
+fn answers_beside_others_are_those_of_a_run_alone() {
+    let tight = EngineConfig {
+        answers_max: 9,
+        step_rows_max: 40,
+        prompt_rows_max: 11,
+        // Pages of the longest sequence and a few more: answers give way to each other.
+        cache_bytes_max: 12 * Decoder::page_bytes(model::generator(1, CONTEXT).program()),
+        ..config()
+    };
+    for prefix_reuse in [false, true] {
+        let config = EngineConfig { prefix_reuse, ..tight };
+        let setup = mixed(config, None, vec![fast()]);
+        let stats = &setup.engine.stats().models[0];
+        assert!(stats.tokens > 200 && stats.batches > 0);
+    }
+    let rows = |prefix_reuse| {
+        let config = EngineConfig { prefix_reuse, memo_bytes_max: 0, ..config() };
+        mixed(config, None, vec![fast(), fast()]).engine.stats().models[0].rows
+    };
+    let (anew, reused) = (rows(false), rows(true));
+    assert!(reused < anew, "{reused} rows with texts that begin alike read once, {anew} without");
+}
+
+#[test]
+fn answers_with_a_draft_model_are_those_without() {
+    // A draft that is the model itself is always right, another one hardly ever.
+    for (seed, draft_tokens) in [(2, 3), (1, 5)] {
+        let draft = model::generator(seed, if seed == 1 { CONTEXT - 1 } else { CONTEXT });
+        let config = EngineConfig { draft_tokens, answers_max: 3, ..config() };
+        let setup = mixed(config, Some(draft), vec![fast()]);
+        let stats = &setup.engine.stats().models[0];
+        assert!(stats.proposed > 100, "{} proposed", stats.proposed);
+        if seed == 1 {
+            let (right, all) = (stats.accepted, stats.proposed);
+            assert!(right * 10 > all * 8, "{right} of {all} were right");
+        }
+    }
+}
+
+#[test]
+fn a_device_that_is_lost_costs_time_and_no_token() {
+    let model = model::generator(1, CONTEXT);
+    let (device, script) = scripted(u64::MAX);
+    let devices: Vec<Box<dyn Backend>> = vec![Box::new(device), fast()];
+    let setup = Setup::new(config(), vec![Arc::clone(&model)], devices);
+    let (prompt, drawing) = ((0..40).collect::<Vec<u32>>(), drawing(1 << 16, 90, &[]));
+    // Broken in the middle of the answer: when its twentieth token is read.
+    let first = job(&setup.engine, &model, 1, &prompt, &drawing);
+    let want = alone(&model, &prompt, &drawing, first.seed());
+    script.poison(&want[19].to_le_bytes(), Fault::Lost, 1);
+    let heard: Arc<Mutex<Vec<u32>>> = Arc::default();
+    let (tell, told) = channel();
+    let telling = Arc::clone(&heard);
+    let on_tokens: OnTokens = Arc::new(move |position, new: &[u32]| {
+        let mut heard = telling.lock();
+        assert_eq!(position as usize, heard.len(), "a token is told once");
+        heard.extend(new);
+    });
+    let done = Box::new(move |outcome| drop(tell.send(outcome)));
+    let _ticket = setup.engine.submit_stream(first, on_tokens, done).unwrap();
+    let answer = told.recv().unwrap().unwrap();
+    assert_eq!(ids(&answer.output.data), want);
+    assert_eq!(*heard.lock(), want);
+}
+
+#[test]
+fn an_answer_that_nobody_wants_is_gone_after_a_step() {
+    let model = model::generator(1, CONTEXT);
+    let (device, script) = scripted(u64::MAX);
+    let config = EngineConfig { answers_max: 1, ..config() };
+    let setup = Setup::new(config, vec![Arc::clone(&model)], vec![Box::new(device)]);
+    script.close();
+    let first = job(&setup.engine, &model, 1, &[3; 20], &drawing(0, 150, &[]));
+    let second = job(&setup.engine, &model, 2, &[4; 20], &drawing(0, 3, &[]));
+    let id = first.id();
+    let (ticket, outcome) = setup.submit(first);
+    script.wait_at_gate(1);
+    // It waits for the one place that the first has.
+    let (_ticket, answer) = setup.submit(second);
+    drop(ticket);
+    assert_eq!(outcome.recv().unwrap().unwrap_err(), Failure::Cancelled);
+    let before = script.runs();
+    script.open();
+    assert_eq!(answer.recv().unwrap().unwrap().output.dims, [3, 1]);
+    // The step that was under way, and the three of the second.
+    assert!(script.runs() - before <= 4, "{} runs", script.runs() - before);
+    let status = setup.engine.status(id);
+    assert!(matches!(status, Some(RequestStatus::Failed(Failure::Cancelled))), "{status:?}");
+    assert_eq!(setup.engine.stats().cancelled, 1);
+}
+
+#[test]
+fn what_cannot_be_drawn_is_refused_with_the_numbers() {
+    let model = model::generator(1, CONTEXT);
+    let classifier = model::classifier(1);
+    let setup =
+        Setup::new(config(), vec![Arc::clone(&model), Arc::clone(&classifier)], vec![fast()]);
+    let complete = |request: Request, prompt: &[u32], drawing: &Drawing| {
+        let prompt = bytes(prompt).into();
+        setup.engine.complete_drawn(model.id(), request, prompt, drawing.clone()).unwrap_err()
+    };
+    let greedy = drawing(0, 20, &[]);
+    let request = Request::default;
+    let want = Invalid::Context { in_tokens: 190, tokens_max: 20, rows_max: CONTEXT };
+    assert_eq!(complete(request(), &[1; 190], &greedy), want);
+    assert!(matches!(complete(request(), &[50], &greedy), Invalid::Input(_)));
+    assert!(matches!(complete(request(), &[1], &drawing(0, 1, &[50])), Invalid::Drawing(_)));
+    let seeded = Request { seed_mode: 1, ..request() };
+    assert!(matches!(complete(seeded, &[1], &greedy), Invalid::Field { .. }));
+    let beacon = Request { seed_mode: 2, ..request() };
+    assert!(matches!(complete(beacon, &[1], &drawing(1 << 16, 1, &[])), Invalid::Field { .. }));
+    let other = Request { sampling_hash: B256::repeat_byte(1), ..request() };
+    assert!(matches!(complete(other, &[1], &greedy), Invalid::Field { .. }));
+
+    let prompt = bytes(&[1]);
+    let undrawn = setup.engine.complete(model.id(), request(), prompt.clone().into());
+    assert_eq!(undrawn.unwrap_err(), Invalid::Undrawn);
+    let drawn =
+        setup.engine.complete_drawn(classifier.id(), request(), vec![0; 64].into(), greedy.clone());
+    assert_eq!(drawn.unwrap_err(), Invalid::Sampling);
+
+    let refuse = |sampling: Sampling, stop_ids: Vec<u32>| {
+        assert!(matches!(Drawing::new(sampling, stop_ids), Err(Invalid::Drawing(_))));
+    };
+    let base = *greedy.sampling();
+    refuse(Sampling { tokens_max: 0, ..base }, Vec::new());
+    refuse(Sampling { temperature_q16: 1, ..base }, Vec::new());
+    refuse(Sampling { top_p_q16: 0, ..base }, Vec::new());
+    refuse(Sampling { presence_q16: i32::MIN, ..base }, Vec::new());
+    refuse(Sampling { presence_q16: 1, tokens_max: 5000, ..base }, Vec::new());
+    refuse(base, (0..257).collect());
+}
+
+#[test]
+fn a_drain_lets_answers_end_and_a_stop_tells_those_who_wait() {
+    let model = model::generator(1, CONTEXT);
+    let (device, script) = scripted(u64::MAX);
+    let setup = Setup::new(config(), vec![Arc::clone(&model)], vec![Box::new(device)]);
+    script.close();
+    let (_ticket, outcome) =
+        setup.submit(job(&setup.engine, &model, 1, &[3; 20], &drawing(0, 150, &[])));
+    script.wait_at_gate(1);
+    let Setup { engine, .. } = setup;
+    let opening = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        script.open();
+    });
+    drop(engine);
+    opening.join().unwrap();
+    assert_eq!(outcome.recv().unwrap().unwrap_err(), Failure::Draining);
+}
