@@ -32,7 +32,7 @@ impl Drawing {
         };
         if sampling.draw().is_none() {
             return invalid(
-                "want a temperature of 0 or 0.01 to 100, top_p above 0 and at most 1, and penalties of at most 32 in \
+                "want a temperature of 0, or above 0.01 and at most 100, top_p above 0 and at most 1, and penalties of at most 32 in \
                  magnitude"
                     .to_owned(),
             );

@@ -72,14 +72,24 @@ impl Tokenizer {
         if special >= tokens_max as usize {
             return Err(TokenizerError::Room { special, tokens_max });
         }
-        let truncation = TruncationParams {
+        let truncation = (tokens_max < u32::MAX).then_some(TruncationParams {
             max_length: tokens_max as usize,
             stride: 0,
             strategy: TruncationStrategy::LongestFirst,
             direction: TruncationDirection::Right,
-        };
-        inner.with_truncation(Some(truncation)).map_err(format)?;
+        });
+        inner.with_truncation(truncation).map_err(format)?;
         Ok(Self { inner, hash: keccak256(bytes) })
+    }
+
+    /// Reads a tokenizer that cuts nothing off: what a generator cannot hold is refused, since an answer to half a prompt is an answer
+    /// to another.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or is no tokenizer.
+    pub fn whole(path: &Path) -> Result<Self, TokenizerError> {
+        Self::from_bytes(&fs::read(path)?, u32::MAX)
     }
 
     /// Accepts the tokenizer for a model that was made with the same file.
@@ -105,16 +115,52 @@ impl Tokenizer {
         self.inner.get_vocab(true).into_values().max()
     }
 
-    /// Token ids of a text, special ones included.
+    /// Token ids of a text, with the special ones that the tokenizer puts around every text.
     ///
     /// # Errors
     ///
     /// When the tokenizer does not take the text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self
-            .inner
-            .encode(text, true)
-            .map_err(|error| TokenizerError::Text(error.to_string()))?;
+        self.ids(text, true)
+    }
+
+    /// Token ids of a text that says all of its special tokens itself, as a chat template's does.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizer does not take the text.
+    pub fn encode_bare(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        self.ids(text, false)
+    }
+
+    fn ids(&self, text: &str, special: bool) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = self.inner.encode(text, special);
+        let encoding = encoding.map_err(|error| TokenizerError::Text(error.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of token ids; special tokens have none, and bytes that are no UTF-8 are replaced.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizer's decoder refuses them.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        self.inner.decode(ids, true).map_err(|error| TokenizerError::Text(error.to_string()))
+    }
+
+    /// The token that is exactly this text, if one is.
+    pub fn id(&self, text: &str) -> Option<u32> {
+        if let Some(id) = self.inner.token_to_id(text) {
+            return Some(id);
+        }
+        match self.encode_bare(text).ok()?.as_slice() {
+            [id] => Some(*id),
+            _ => None,
+        }
+    }
+
+    /// The token of an id as the vocabulary spells it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 }

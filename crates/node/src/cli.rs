@@ -2,6 +2,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod chat;
 mod config;
 mod demo;
 mod doctor;
@@ -43,6 +44,8 @@ enum Command {
     Worker(worker::Arguments),
     /// Ask a node for one inference and keep the receipt.
     Infer(infer::Arguments),
+    /// Talk to a model of a node; every answer is claimed.
+    Chat(chat::Arguments),
     /// Check a receipt offline: signature, log, output, and with --recompute the result itself.
     Verify(verify::Arguments),
     /// Import, list and check model files.
@@ -102,6 +105,7 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Worker(arguments) => worker::run(&arguments),
         Command::Infer(arguments) => infer::run(&arguments),
+        Command::Chat(arguments) => chat::run(&arguments),
         Command::Verify(arguments) => verify::run(&arguments),
         Command::Model(command) => model::run(&command),
         Command::Key(command) => key::run(&command),

@@ -91,6 +91,9 @@ pub struct ModelConfig {
     pub path: PathBuf,
     /// The tokenizer file of a text model; empty: `<path without extension>.tokenizer.json` if it is there.
     pub tokenizer: PathBuf,
+    /// For a generator: the alias of a smaller one with the same tokens that proposes tokens to it; empty: none. It changes how
+    /// fast answers come and nothing else.
+    pub draft: String,
 }
 
 /// Worker identity.
@@ -282,6 +285,18 @@ pub struct EngineSection {
     pub batch_rows_max: u32,
     /// Microseconds for which an idle device holds a batch back that is not full; 0 serves at once. Default 500.
     pub batch_wait_us: u64,
+    /// Answers that a device generates at once, per model.
+    pub answers_max: u32,
+    /// Rows of a step of a generator at most: a token of each running answer, and pieces of prompts.
+    pub step_rows_max: u32,
+    /// Rows of prompts in a step while answers are running; fewer make their tokens come more evenly.
+    pub prompt_rows_max: u32,
+    /// Bytes of cache per generator and device; the longest sequence always has room.
+    pub cache_bytes_max: u64,
+    /// Whether a prompt that begins as an earlier text did takes over what was computed of it.
+    pub prefix_reuse: bool,
+    /// Tokens that a draft model proposes at a time.
+    pub draft_tokens: u32,
     /// Bytes of stored answers.
     pub memo_bytes_max: u64,
     /// Seconds for which an answer can be asked for again.
@@ -297,6 +312,12 @@ impl Default for EngineSection {
             threads: 0,
             batch_rows_max: 1024,
             batch_wait_us: 500,
+            answers_max: 32,
+            step_rows_max: 512,
+            prompt_rows_max: 128,
+            cache_bytes_max: 1 << 30,
+            prefix_reuse: true,
+            draft_tokens: 4,
             memo_bytes_max: 256 << 20,
             keep_s: 3600,
         }

@@ -14,5 +14,7 @@ pub mod known_logs;
 pub mod ledger;
 pub mod metrics;
 pub mod producer;
+pub mod served;
+mod text;
 mod trace;
 pub mod wire;

@@ -207,6 +207,14 @@ impl Running {
         out.counter("batches", "Batches run", None, batches)?;
         let rows = models.iter().map(|(name, model)| ([("model", name.as_str())], model.rows));
         out.counter("batch_rows", "Rows of those batches", None, rows)?;
+        let tokens = models.iter().map(|(name, model)| ([("model", name.as_str())], model.tokens));
+        out.counter("tokens", "Tokens generated", None, tokens)?;
+        let proposed =
+            models.iter().map(|(name, model)| ([("model", name.as_str())], model.proposed));
+        out.counter("draft_tokens", "Tokens that a draft model proposed", None, proposed)?;
+        let accepted =
+            models.iter().map(|(name, model)| ([("model", name.as_str())], model.accepted));
+        out.counter("draft_tokens_accepted", "Of these, the right ones", None, accepted)?;
         let waits =
             models.iter().map(|(name, model)| ([("model", name.as_str())], &model.queue_us));
         out.histogram("queue_wait", "From acceptance to the start of the run", waits)?;

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -12,13 +12,12 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use hyperion_engine::{Clock, Engine, EngineConfig, ModelInfo, Registry, Signer as _};
+use hyperion_engine::{Clock, Engine, EngineConfig, ModelInfo, Signer as _};
 use hyperion_executor::Words;
-use hyperion_model::{Model, Tokenizer, Trust};
 use hyperion_primitives::{B256, ModelId};
 use hyperion_rpc::{
     auth::{Area, Gate, Keys},
-    door::{Door, Face, Parts, Prices, TextEncoder},
+    door::{Door, Parts, Prices},
     health::Readiness,
     limits::Limits,
     serve::{Listeners, ServeConfig, Shutdown},
@@ -41,6 +40,7 @@ use crate::{
     ledger::Ledger,
     metrics::Metrics,
     producer::{self, Producer},
+    served::{Served, registry},
 };
 
 /// A node that serves.
@@ -65,38 +65,18 @@ impl std::fmt::Debug for Node {
     }
 }
 
-/// A model file with what people see of it.
-#[derive(Debug)]
-pub struct Served {
-    /// The name it is asked for by.
-    pub alias: String,
-    /// The model.
-    pub model: Arc<Model>,
-    /// Its tokenizer, if it reads text.
-    pub tokenizer: Option<Tokenizer>,
-    /// Names of its input and output, for clients.
-    pub names: (&'static str, &'static str),
-}
-
-/// Models under their names, as the engine wants them.
-///
-/// # Errors
-///
-/// When a name stands for two models, or is none.
-pub fn registry(served: &[Served]) -> Result<Registry> {
-    let mut registry = Registry::new();
-    for one in served {
-        registry.add(&one.alias, Arc::clone(&one.model))?;
-    }
-    Ok(registry)
-}
-
 impl NodeConfig {
     /// The engine's part of the configuration.
     pub fn engine_config(&self) -> EngineConfig {
         EngineConfig {
             batch_rows_max: self.engine.batch_rows_max,
             batch_wait_us: self.engine.batch_wait_us,
+            answers_max: self.engine.answers_max,
+            step_rows_max: self.engine.step_rows_max,
+            prompt_rows_max: self.engine.prompt_rows_max,
+            cache_bytes_max: self.engine.cache_bytes_max,
+            prefix_reuse: self.engine.prefix_reuse,
+            draft_tokens: self.engine.draft_tokens,
             queue_jobs_max: self.admission.jobs_max,
             queue_bytes_max: self.admission.bytes_max,
             memo_bytes_max: self.engine.memo_bytes_max,
@@ -121,40 +101,6 @@ impl NodeConfig {
 /// The domain of a chain's requests and claims.
 pub fn domain(chain: &ChainSpec) -> Domain {
     Domain { chain_id: chain.chain_id, verifying_contract: chain.verifying_contract }
-}
-
-/// Reads the models that a configuration names.
-///
-/// # Errors
-///
-/// When a file cannot be read or is no model, or the tokenizer beside it is another than the model was made with.
-pub fn models(config: &NodeConfig) -> Result<Vec<Served>> {
-    config
-        .models
-        .iter()
-        .map(|(alias, model)| served(alias, &model.path, &model.tokenizer))
-        .collect()
-}
-
-fn served(alias: &str, path: &Path, tokenizer: &Path) -> Result<Served> {
-    let named = || format!("model {alias}, file {}", path.display());
-    let model = Model::open(path, Trust::Nothing).with_context(named)?;
-    let beside = path.with_extension("tokenizer.json");
-    let file = if tokenizer.as_os_str().is_empty() { beside } else { tokenizer.to_path_buf() };
-    let reads_text = model.tokenizer_hash() != B256::ZERO;
-    let tokenizer = if reads_text && file.is_file() {
-        let tokenizer =
-            Tokenizer::open(&file, model.program().context())?.for_model(model.tokenizer_hash());
-        Some(tokenizer.with_context(|| format!("model {alias}, tokenizer {}", file.display()))?)
-    } else {
-        None
-    };
-    let names = if model.program().vocabulary().is_some() {
-        ("tokens", "embedding")
-    } else {
-        ("pixels", "logits")
-    };
-    Ok(Served { alias: alias.to_owned(), model: Arc::new(model), tokenizer, names })
 }
 
 /// Opens the log, or creates it where none is; a new one registers `served` at height 0.
@@ -305,16 +251,7 @@ impl Node {
                 config.auth.anonymous.iter().map(|name| area(name)).collect::<Result<_>>()?;
             Gate::keyed(Keys::read(&config.auth.keys_file)?, areas, Arc::clone(&clock))
         };
-        let mut faces = BTreeMap::new();
-        for one in served {
-            let text =
-                one.tokenizer.map(|tokenizer| Arc::new(Text(tokenizer)) as Arc<dyn TextEncoder>);
-            let (input, output) = one.names;
-            faces.insert(
-                one.model.id(),
-                Face { input: input.into(), output: output.into(), text, ..Face::default() },
-            );
-        }
+        let faces = served.iter().map(|one| (one.model.id(), one.face())).collect();
         Ok(Door::new(Parts {
             engine: self.engine.clone(),
             log: Arc::clone(&self.ledger) as _,
@@ -398,14 +335,6 @@ fn area(name: &str) -> Result<Area> {
     })
 }
 
-struct Text(Tokenizer);
-
-impl TextEncoder for Text {
-    fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
-        self.0.encode(text).map_err(|error| error.to_string())
-    }
-}
-
 struct Gas(ChainSpec);
 
 impl Prices for Gas {
@@ -445,39 +374,6 @@ impl Readiness for Ready {
         let reasons: Vec<String> =
             models.iter().filter_map(|model| model.ready.err()).map(|e| e.to_string()).collect();
         if reasons.len() == models.len() { Err(reasons.join("; ")) } else { Ok(()) }
-    }
-}
-
-/// The built-in classifier of `--dev`: weights and graph travel in the program.
-pub mod embedded {
-    use anyhow::Context as _;
-
-    use super::{Arc, Model, Result, Served, Trust, fs};
-
-    const GRAPH: &str = include_str!("../../../fixtures/digits/graph.json");
-    const WEIGHTS: &[u8] = include_bytes!("../../../fixtures/digits/model.safetensors");
-    /// An image of a seven, as the model reads it.
-    pub const SEVEN: &[u8] = include_bytes!("../../../fixtures/digits/seven.i32");
-
-    /// Imports the digits classifier; the same model everywhere.
-    ///
-    /// # Errors
-    ///
-    /// When there is no place for two small temporary files.
-    pub fn digits() -> Result<Served> {
-        let folder = tempfile::tempdir().context("a temporary folder")?;
-        fs::write(folder.path().join("graph.json"), GRAPH)?;
-        fs::write(folder.path().join("model.safetensors"), WEIGHTS)?;
-        let parts = hyperion_model::import::import(folder.path(), &mut |_, _| {})?;
-        let mut bytes = Vec::new();
-        parts.write(&mut bytes)?;
-        let model = Arc::new(Model::from_bytes(bytes, Trust::Roots)?);
-        Ok(Served {
-            alias: "digits".to_owned(),
-            model,
-            tokenizer: None,
-            names: ("pixels", "logits"),
-        })
     }
 }
 

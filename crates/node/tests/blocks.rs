@@ -13,7 +13,8 @@ use hyperion_executor::{SkipReason, TxOutcome};
 use hyperion_node::{
     chain::{Mined, TxRefused},
     config::{DEV_ACCOUNTS, NodeConfig},
-    wire::{Node, embedded},
+    served::embedded,
+    wire::Node,
 };
 use hyperion_store::StoreError;
 use hyperion_verify::state::{AccountWord, StatePath};

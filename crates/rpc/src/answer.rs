@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hyperion_engine::{Answer, Job};
+use hyperion_engine::{Answer, Job, OnTokens};
 use hyperion_primitives::{B256, ClaimDigest};
 use hyperion_verify::SignedClaim;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     auth::Caller,
@@ -14,6 +14,7 @@ use crate::{
     r#gen::v1,
     log::{Checkpoint, LogView, checkpoint_of_at_least, wire_checkpoint, wire_path},
     status::{Code, Error},
+    writing::{Delta, Deltas, tokens},
 };
 
 /// How far a claim has to have come before the caller hears.
@@ -72,11 +73,26 @@ impl Door {
         wait: WaitFor,
         caller: &Caller,
     ) -> Result<Answered, Error> {
+        self.answer_told(job, wait, caller, None).await
+    }
+
+    /// As [`answer`](Self::answer), and has the tokens of a generator told as they are drawn.
+    pub(crate) async fn answer_told(
+        &self,
+        job: Job,
+        wait: WaitFor,
+        caller: &Caller,
+        on_tokens: Option<OnTokens>,
+    ) -> Result<Answered, Error> {
         let _place = caller.take_place()?;
         let (id, tier) = (job.id(), job.request().tier);
         let (done, outcome) = oneshot::channel();
         // The ticket lives as long as this future: if the caller goes, so does a job that has not begun.
-        let _ticket = self.engine.submit(job, Box::new(|outcome| drop(done.send(outcome))))?;
+        let done = Box::new(|outcome| drop(done.send(outcome)));
+        let _ticket = match on_tokens {
+            Some(on_tokens) => self.engine.submit_stream(job, on_tokens, done)?,
+            None => self.engine.submit(job, done)?,
+        };
         let answer = outcome
             .await
             .map_err(|_| Error::new(Code::Draining, "the engine ended before the job did"))?
@@ -102,6 +118,53 @@ impl Door {
         let path = log.inclusion(place.index, checkpoint.size)?;
         let place = Place { index: place.index, path, checkpoint };
         Ok(Answered { answer, reached, place: Some(place) })
+    }
+
+    /// Runs a generator's job and sends what comes of it, as `event` spells it: every token once, in order, before the answer.
+    pub(crate) async fn stream<E>(
+        &self,
+        job: Job,
+        wait: WaitFor,
+        caller: &Caller,
+        deltas: &mut Deltas,
+        (events, event): (&mpsc::Sender<E>, fn(Delta) -> E),
+    ) -> Result<Answered, Error> {
+        let send = async |delta| {
+            let gone = |_| Error::new(Code::Cancelled, "the caller went away");
+            events.send(event(delta)).await.map_err(gone)
+        };
+        // Bounded by the answer's length, which the caller chose and the model bounds.
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let on_tokens: OnTokens = Arc::new(move |position, tokens: &[u32]| {
+            // Nobody listens any more: the caller is gone, and the ticket with it.
+            let _ = tell.send((position, tokens.to_vec()));
+        });
+        let answering = self.answer_told(job, wait, caller, Some(on_tokens));
+        tokio::pin!(answering);
+        let answered = loop {
+            tokio::select! {
+                biased;
+                Some((position, tokens)) = told.recv() => {
+                    if let Some(delta) = deltas.push(position, &tokens)? {
+                        send(delta).await?;
+                    }
+                }
+                answered = &mut answering => break answered?,
+            }
+        };
+        // What was known before it was asked for, or was told last.
+        let all = tokens(&answered.answer.output.data);
+        let mut last = deltas.push(0, &all)?;
+        let rest = deltas.rest()?;
+        if !rest.is_empty() {
+            let end = u32::try_from(all.len()).unwrap_or(u32::MAX);
+            let empty = || Delta { position: end, tokens: Vec::new(), text: String::new() };
+            last.get_or_insert_with(empty).text += &rest;
+        }
+        if let Some(delta) = last {
+            send(delta).await?;
+        }
+        Ok(answered)
     }
 
     /// Tells the observer how a call ended.

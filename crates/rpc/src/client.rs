@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use hyperion_primitives::ClaimDigest;
+use hyperion_primitives::{ClaimDigest, Dtype};
 use hyperion_verify::{Domain, Request};
 use tonic::{
     metadata::{Ascii, MetadataValue, errors::InvalidMetadataValue},
@@ -22,6 +22,7 @@ use crate::{
     receipt,
     receipt_json::{Envelope, TensorData},
     status::Error,
+    writing,
 };
 
 /// How to reach a node.
@@ -164,10 +165,17 @@ pub fn envelope(
     let wire = answer.receipt.ok_or(ClientError::Incomplete("receipt"))?;
     let (claim, proof) = receipt::of_wire(wire)?;
     let request: Request = convert::request(answer.request)?;
-    let output = answer.outputs.into_iter().map(tensor_data).collect::<Result<_, _>>()?;
+    let sampling = answer.sampling.map(writing::of_wire).transpose()?;
+    let output = if sampling.is_some() {
+        let data = answer.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        vec![TensorData { dtype: Dtype::U32, dims: vec![answer.tokens.len() as u64, 1], data }]
+    } else {
+        answer.outputs.into_iter().map(tensor_data).collect::<Result<_, _>>()?
+    };
     Ok(Envelope {
         domain,
         request: Some(request),
+        sampling,
         claim,
         proof: proof.to_string(),
         input,

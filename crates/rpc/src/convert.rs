@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyperion_engine::{Answer, Class, Invalid, Job, KeyId, ModelInfo};
 use hyperion_primitives::{Address, B256, Dtype, TensorRoot, U256};
 use hyperion_verify::{Claim, InputError, Request, SignedClaim, sign};
+use serde_json::Value;
 
 use crate::{
     auth::Caller,
@@ -19,6 +20,7 @@ use crate::{
     limits::at_most,
     plain,
     status::{Code, Error},
+    writing::drawing,
 };
 
 /// A call of any surface, read and not yet judged by the model it names.
@@ -26,6 +28,8 @@ use crate::{
 pub(crate) struct Ask {
     pub(crate) model: ModelInfo,
     pub(crate) input: Input,
+    /// How a generator is to draw; what is absent or zero is filled in.
+    pub(crate) sampling: Option<v1::Sampling>,
     pub(crate) request: Request,
     pub(crate) signature: Option<[u8; 65]>,
 }
@@ -39,6 +43,15 @@ pub(crate) enum Input {
     Tokens(Vec<u32>),
     /// Text for the model's tokenizer.
     Text(String),
+    /// Messages for the model's chat template, and tools if the caller named some.
+    Chat(Vec<Value>, Option<Value>),
+}
+
+impl Input {
+    /// Whether the node turns it into token ids, which the caller then has to be told.
+    pub(crate) const fn is_words(&self) -> bool {
+        matches!(self, Self::Text(_) | Self::Chat(..))
+    }
 }
 
 /// Text beyond this is tokenized, and input beyond it hashed, where blocking is allowed.
@@ -52,17 +65,35 @@ impl Door {
         caller: &Caller,
         deadline: Deadline,
     ) -> Result<Job, Error> {
-        let Ask { model, input, mut request, signature } = ask;
-        terms(&mut request, self.clock.unix_s())?;
+        let Ask { model, input, sampling, mut request, signature } = ask;
+        let generates = model.model.manifest().generator;
+        terms(&mut request, generates, self.clock.unix_s())?;
+        let stops = sampling.as_ref().map_or(0, |sampling| sampling.stop_tokens.len());
+        at_most("sampling.stop_tokens", "tokens", stops, self.limits.stop_tokens_max)?;
+        let draws = sampling.as_ref().is_some_and(|sampling| *sampling != v1::Sampling::default());
+        if !generates && draws {
+            let text = "the model draws nothing: sampling must be left out";
+            return Err(Error::at(Code::SamplingInvalid, "sampling", text));
+        }
         let heavy = match &input {
             Input::Tensor(tensor) => tensor.data.len(),
             Input::Tokens(ids) => ids.len() * 4,
             Input::Text(text) => text.len(),
+            Input::Chat(messages, tools) => weight(messages, tools.as_ref()),
         } > HEAVY_BYTES;
         let door = Arc::clone(self);
         let complete = move || {
             let input = door.elements(&model, input)?;
-            door.engine.complete(model.id, request, input).map_err(Error::from)
+            if !generates {
+                return door.engine.complete(model.id, request, input).map_err(Error::from);
+            }
+            let in_tokens = u32::try_from(input.len() / 4).unwrap_or(u32::MAX);
+            let drawing = drawing(&model, door.face(model.id), sampling, in_tokens)?;
+            if !drawing.is_greedy() && request.entropy.is_zero() {
+                request.entropy = B256::from(rand::random::<[u8; 32]>());
+            }
+            let job = door.engine.complete_drawn(model.id, request, input, drawing);
+            job.map_err(Error::from)
         };
         let job = if heavy {
             tokio::task::spawn_blocking(complete)
@@ -98,6 +129,14 @@ impl Door {
                     Error::bad_field("text", format!("this model reads {form}, not text"))
                 })?;
                 encoder.encode(&text).map_err(|why| Error::bad_field("text", why))?
+            }
+            Input::Chat(messages, tools) => {
+                let refuse = |why: String| Error::at(Code::UnsupportedParameter, "chat", why);
+                let writing = self.face(model.id).writing.as_ref();
+                let writing = writing.ok_or_else(|| {
+                    refuse("this model generates nothing and takes no chat".to_owned())
+                })?;
+                writing.decoder.chat(&messages, tools.as_ref()).map_err(refuse)?
             }
         };
         if form.dtype != Dtype::U32 {
@@ -199,8 +238,13 @@ impl Form {
     }
 }
 
-/// Fills and judges what depends on no model: tier, seed, deadline, nonce.
-fn terms(request: &mut Request, now_s: u64) -> Result<(), Error> {
+/// Bytes of a chat.
+fn weight(messages: &[Value], tools: Option<&Value>) -> usize {
+    messages.iter().chain(tools).map(|value| value.to_string().len()).sum()
+}
+
+/// Fills and judges what depends on no input: tier, seed, deadline, nonce.
+fn terms(request: &mut Request, generates: bool, now_s: u64) -> Result<(), Error> {
     match request.tier {
         0 => request.tier = 1,
         1 => {}
@@ -216,7 +260,7 @@ fn terms(request: &mut Request, now_s: u64) -> Result<(), Error> {
         }
         tier => return Err(Error::bad_field("request.tier", format!("there is no tier {tier}"))),
     }
-    if request.seed_mode != 0 {
+    if request.seed_mode != 0 && !generates {
         let text = "the model draws nothing: seed_mode and entropy must be zero";
         return Err(Error::at(Code::SamplingInvalid, "request.seed_mode", text));
     }

@@ -18,6 +18,7 @@ use crate::{
     log::LogView,
     serve::Shutdown,
     status::{Code, Error},
+    writing::Writing,
 };
 
 /// Turns text into the token ids of one model; the tokenizer whose hash is in the model's identity.
@@ -41,11 +42,19 @@ pub struct Face {
     pub license: String,
     /// For a model that reads text: its tokenizer.
     pub text: Option<Arc<dyn TextEncoder>>,
+    /// For a model that generates text.
+    pub writing: Option<Writing>,
 }
 
 impl Default for Face {
     fn default() -> Self {
-        Self { input: "input".into(), output: "output".into(), license: String::new(), text: None }
+        Self {
+            input: "input".into(),
+            output: "output".into(),
+            license: String::new(),
+            text: None,
+            writing: None,
+        }
     }
 }
 
@@ -56,6 +65,7 @@ impl fmt::Debug for Face {
             .field("output", &self.output)
             .field("license", &self.license)
             .field("text", &self.text.is_some())
+            .field("writing", &self.writing)
             .finish()
     }
 }

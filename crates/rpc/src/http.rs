@@ -3,7 +3,9 @@
 //! Digests are `0x` and lower-case hex, integers of 64 bits decimal strings; errors are the table's, as JSON.
 
 mod embeddings;
+mod text;
 mod tile;
+mod verification;
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -43,6 +45,8 @@ pub(crate) fn router(door: Arc<Door>) -> Router {
         .route("/readyz", get(ready))
         .route("/v1/models", get(models))
         .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/v1/completions", post(text::completions))
+        .route("/v1/chat/completions", post(text::chat))
         .route("/v1/quote", post(quote))
         .route("/v1/claims/{digest}", get(claim))
         .route("/v1/receipts/{digest}", get(receipt))
@@ -218,6 +222,7 @@ async fn receipt(
     let envelope = Envelope {
         domain: door.engine.domain(),
         request,
+        sampling: None,
         claim: signed,
         proof,
         input: None,

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use hyperion_engine::Job;
+use hyperion_engine::{Drawing, Job};
 use hyperion_primitives::{ClaimDigest, RequestId, TensorRoot};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -19,6 +20,7 @@ use crate::{
     limits::at_most,
     receipt,
     status::{Code, Error},
+    writing::{Delta, Deltas, Written, tokens, wire_sampling},
 };
 
 /// `hyperion.v1.InferenceService`.
@@ -27,10 +29,18 @@ pub(crate) struct InferenceService {
     door: Arc<Door>,
 }
 
-/// The ids that a text became.
-fn tokens(job: &Job) -> Vec<u32> {
-    let (ids, _) = job.input().as_chunks::<4>();
-    ids.iter().map(|id| u32::from_le_bytes(*id)).collect()
+/// What an answer is told beside its claim.
+struct Asked {
+    /// The ids that words became.
+    input_tokens: Vec<u32>,
+    drawing: Option<Drawing>,
+}
+
+impl Asked {
+    fn of(job: &Job, is_words: bool) -> Self {
+        let input_tokens = if is_words { tokens(job.input()) } else { Vec::new() };
+        Self { input_tokens, drawing: job.drawing().cloned() }
+    }
 }
 
 /// Models of one page at most, and where a caller names no size.
@@ -52,13 +62,13 @@ impl InferenceService {
             let wait = WaitFor::of_wire(asked.wait_for)?;
             let work = async {
                 let ask = self.ask(asked)?;
-                let is_text = matches!(ask.input, Input::Text(_));
+                let edge = ask.input.is_words();
                 let job = door.job(ask, &caller, deadline).await?;
-                let tokens = if is_text { tokens(&job) } else { Vec::new() };
-                Ok((door.answer(job, wait, &caller).await?, tokens))
+                let asked = Asked::of(&job, edge);
+                Ok((door.answer(job, wait, &caller).await?, asked))
             };
-            let (answered, tokens) = deadline.race(work).await?;
-            Ok(self.response(&answered, tokens))
+            let (answered, asked) = deadline.race(work).await?;
+            self.response(&answered, asked)
         }
         .await;
         door.observe("grpc", &model, since_us, &outcome);
@@ -70,7 +80,6 @@ impl InferenceService {
         use v1::infer_request::Input as Wire;
         let limits = &self.door.limits;
         let model = self.door.model(&asked.model)?;
-        sampling(asked.sampling.as_ref(), limits.stop_tokens_max)?;
         let input = match asked.input {
             None => return Err(Error::bad_field("input", "give tensors, tokens, text or chat")),
             Some(Wire::Tensors(v1::TensorInput { tensors })) => {
@@ -93,26 +102,27 @@ impl InferenceService {
             }
             Some(Wire::Chat(v1::ChatInput { turns })) => {
                 at_most("chat", "turns", turns.len(), limits.turns_max)?;
-                let text = "this model generates nothing and takes no chat";
-                return Err(Error::at(Code::UnsupportedParameter, "chat", text));
+                let bytes = turns.iter().map(|turn| turn.role.len() + turn.content.len()).sum();
+                at_most("chat", "bytes", bytes, limits.text_bytes_max)?;
+                let turn =
+                    |v1::ChatTurn { role, content }| json!({"role": role, "content": content});
+                Input::Chat(turns.into_iter().map(turn).collect(), None)
             }
         };
         Ok(Ask {
             model,
             input,
+            sampling: asked.sampling,
             request: convert::request(asked.request)?,
             signature: convert::signature("request_signature", &asked.request_signature)?,
         })
     }
 
-    fn response(&self, answered: &Answered, input_tokens: Vec<u32>) -> v1::InferResponse {
+    fn response(&self, answered: &Answered, asked: Asked) -> Result<v1::InferResponse, Error> {
         let Answered { answer, reached, place } = answered;
-        let name = &self.door.face(answer.request.model_id).output;
-        v1::InferResponse {
-            outputs: vec![convert::wire_output(name, answer)],
-            tokens: Vec::new(),
-            text: String::new(),
-            finish_reason: String::new(),
+        let face = self.door.face(answer.request.model_id);
+        let Asked { input_tokens, drawing } = asked;
+        let mut response = v1::InferResponse {
             request: Some(convert::wire_request(&answer.request)),
             claim: Some(convert::wire_claim(&answer.claim, answer.digest.0)),
             reached: (*reached).into(),
@@ -120,10 +130,22 @@ impl InferenceService {
             replayed: answer.replayed,
             fee: "0".to_owned(),
             input_tokens,
+            ..v1::InferResponse::default()
+        };
+        match drawing {
+            None => response.outputs = vec![convert::wire_output(&face.output, answer)],
+            Some(drawing) => {
+                let written = Written::new(face, &drawing, &answer.output.data)?;
+                response.tokens = written.tokens;
+                response.text = written.text;
+                response.finish_reason = written.finish_reason.to_owned();
+                response.sampling = Some(wire_sampling(&drawing));
+            }
         }
+        Ok(response)
     }
 
-    /// Sends `Accepted`, then `done`; encoders have no deltas.
+    /// Sends `Accepted`, a generator's tokens as they come, then `done`.
     async fn stream(
         &self,
         asked: v1::InferStreamRequest,
@@ -132,16 +154,16 @@ impl InferenceService {
         events: &mpsc::Sender<Result<v1::InferStreamResponse, Status>>,
     ) -> Result<(), Error> {
         let request = asked.request.ok_or_else(|| Error::bad_field("request", "is missing"))?;
-        if asked.resume_at != 0 {
-            let text = "this model generates no tokens; there is nothing to resume";
-            return Err(Error::bad_field("resume_at", text));
-        }
         let wait = WaitFor::of_wire(request.wait_for)?;
         let ask = self.ask(request)?;
         let model_id = ask.model.id;
-        let is_text = matches!(ask.input, Input::Text(_));
+        let edge = ask.input.is_words();
+        if asked.resume_at != 0 && !ask.model.model.manifest().generator {
+            let text = "this model generates no tokens; there is nothing to resume";
+            return Err(Error::bad_field("resume_at", text));
+        }
         let job = self.door.job(ask, caller, deadline).await?;
-        let tokens = if is_text { tokens(&job) } else { Vec::new() };
+        let of_job = Asked::of(&job, edge);
         let stats = self.door.engine.stats();
         let waiting: u64 = stats
             .models
@@ -155,8 +177,16 @@ impl InferenceService {
             queue_position: u32::try_from(waiting).unwrap_or(u32::MAX),
         });
         self.send(events, accepted).await?;
-        let answered = self.door.answer(job, wait, caller).await?;
-        let done = v1::infer_stream_response::Event::Done(self.response(&answered, tokens));
+        let answered = match &of_job.drawing {
+            None => self.door.answer(job, wait, caller).await?,
+            Some(drawing) => {
+                let face = self.door.face(model_id);
+                let mut deltas = Deltas::new(face, drawing.clone(), asked.resume_at);
+                let sent = (events, wire_delta as fn(Delta) -> _);
+                self.door.stream(job, wait, caller, &mut deltas, sent).await?
+            }
+        };
+        let done = v1::infer_stream_response::Event::Done(self.response(&answered, of_job)?);
         self.send(events, done).await
     }
 
@@ -331,15 +361,12 @@ async fn blocking<T: Send + 'static>(
         .unwrap_or_else(|_| Err(Error::new(Code::Internal, "taking the blob failed")))
 }
 
-/// Sampling that asks for anything is refused: the models served draw nothing.
-fn sampling(sampling: Option<&v1::Sampling>, stop_tokens_max: usize) -> Result<(), Error> {
-    let Some(sampling) = sampling else { return Ok(()) };
-    at_most("sampling.stop_tokens", "tokens", sampling.stop_tokens.len(), stop_tokens_max)?;
-    if *sampling == v1::Sampling::default() {
-        return Ok(());
-    }
-    let text = "the model draws nothing: sampling must be left out";
-    Err(Error::at(Code::SamplingInvalid, "sampling", text))
+/// Part of an answer for the wire.
+fn wire_delta(delta: Delta) -> Result<v1::InferStreamResponse, Status> {
+    let Delta { position, tokens, text } = delta;
+    let delta = v1::Delta { position, tokens, text: text.into() };
+    let event = Some(v1::infer_stream_response::Event::Delta(delta));
+    Ok(v1::InferStreamResponse { event })
 }
 
 #[tonic::async_trait]

@@ -31,3 +31,4 @@ pub mod serve;
 pub mod status;
 pub mod tls;
 mod worker;
+pub mod writing;

@@ -5,9 +5,10 @@
 //! is refused, an unknown key ignored. Reading checks the form alone; the functions of [`Envelope`] and of
 //! [`hyperion_verify::receipt`] say whether it holds.
 
+use hyperion_engine::Drawing;
 use hyperion_primitives::{Address, B256, Dtype, TensorRoot, U256, input_hash, tensor_root};
 use hyperion_verify::{
-    Claim, Domain, Receipt, ReceiptError, Request, SignedClaim, Trust,
+    Claim, Domain, Receipt, ReceiptError, Request, Sampling, SignedClaim, Trust,
     receipt::{AnswerError, check_output, check_request},
 };
 use serde::{Deserialize, Deserializer, Serialize};
@@ -25,6 +26,8 @@ pub struct Envelope {
     pub domain: Domain,
     /// What was asked, if the file says so.
     pub request: Option<Request>,
+    /// How the answer was drawn, if a generator gave it and the file says so.
+    pub sampling: Option<Drawing>,
     /// The claim with its signature.
     pub claim: SignedClaim,
     /// The tlog-proof text; [`Envelope::receipt`] parses it.
@@ -83,6 +86,14 @@ pub enum CheckError {
     /// The request is not the one that the claim answers.
     #[error("request: {0}")]
     Request(#[from] AnswerError),
+    /// The settings are not those that the claim is about.
+    #[error("sampling: the settings hash to {got}, the claim says {want}")]
+    Sampling {
+        /// Hash of the settings given.
+        got: B256,
+        /// The claim's.
+        want: B256,
+    },
     /// A tensor whose bytes do not fill its shape.
     #[error("{0}: a tensor's bytes do not fill its shape")]
     Shape(&'static str),
@@ -155,6 +166,17 @@ impl Envelope {
         }
     }
 
+    /// Accepts the settings, if there are some, as those that the claim is about.
+    ///
+    /// # Errors
+    ///
+    /// When they hash to something else.
+    pub fn check_sampling(&self) -> Result<(), CheckError> {
+        let Some(drawing) = &self.sampling else { return Ok(()) };
+        let (got, want) = (drawing.sampling().hash(), self.claim.claim.sampling_hash);
+        if got == want { Ok(()) } else { Err(CheckError::Sampling { got, want }) }
+    }
+
     /// Accepts the input, if there is one, as the one that the claim is about.
     ///
     /// # Errors
@@ -187,6 +209,8 @@ struct Json {
     domain: DomainJson,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     request: Option<RequestJson>,
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    sampling: Option<SamplingJson>,
     claim: ClaimJson,
     signature: Hex<65>,
     proof: String,
@@ -225,6 +249,20 @@ struct RequestJson {
     fee_max: Decimal<u128>,
     deadline: Decimal<u64>,
     nonce: Decimal<U256>,
+}
+
+/// How an answer was drawn, as JSON spells it.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct SamplingJson {
+    temperature_q16: u32,
+    top_k: u32,
+    #[serde(rename = "topPQ16")]
+    top_p_q16: u32,
+    frequency_q16: i32,
+    presence_q16: i32,
+    tokens_max: u32,
+    stop_tokens: Vec<u32>,
 }
 
 /// A claim as JSON spells it.
@@ -267,6 +305,7 @@ impl From<&Envelope> for Json {
                 verifying_contract: Hex(envelope.domain.verifying_contract.into_array()),
             },
             request: envelope.request.as_ref().map(RequestJson::from),
+            sampling: envelope.sampling.as_ref().map(SamplingJson::from),
             claim: ClaimJson::from(&envelope.claim.claim),
             signature: Hex(envelope.claim.signature),
             proof: envelope.proof.clone(),
@@ -295,11 +334,56 @@ impl TryFrom<Json> for Envelope {
                 verifying_contract: Address::new(json.domain.verifying_contract.0),
             },
             request: json.request.map(Request::from),
+            sampling: json.sampling.map(Drawing::try_from).transpose()?,
             claim: SignedClaim { claim: json.claim.into(), signature: json.signature.0 },
             proof: json.proof,
             input: tensors(json.input)?,
             output: tensors(json.output)?,
         })
+    }
+}
+
+impl From<&Drawing> for SamplingJson {
+    fn from(drawing: &Drawing) -> Self {
+        let sampling = drawing.sampling();
+        Self {
+            temperature_q16: sampling.temperature_q16,
+            top_k: sampling.top_k,
+            top_p_q16: sampling.top_p_q16,
+            frequency_q16: sampling.frequency_q16,
+            presence_q16: sampling.presence_q16,
+            tokens_max: sampling.tokens_max,
+            stop_tokens: drawing.stop_ids().to_vec(),
+        }
+    }
+}
+
+impl TryFrom<SamplingJson> for Drawing {
+    type Error = EnvelopeError;
+
+    fn try_from(json: SamplingJson) -> Result<Self, EnvelopeError> {
+        let sampling = Sampling {
+            temperature_q16: json.temperature_q16,
+            top_k: json.top_k,
+            top_p_q16: json.top_p_q16,
+            frequency_q16: json.frequency_q16,
+            presence_q16: json.presence_q16,
+            tokens_max: json.tokens_max,
+            ..Sampling::default()
+        };
+        let stops = json.stop_tokens.clone();
+        let drawing = Self::new(sampling, json.stop_tokens);
+        let field =
+            |got: String, want: String| EnvelopeError::Field { field: "sampling", got, want };
+        let drawing = drawing.map_err(|why| {
+            field("out of range".to_owned(), format!("settings that can be: {why}"))
+        })?;
+        // Another order would hash alike: two files that differ would say the same.
+        if drawing.stop_ids() == stops {
+            Ok(drawing)
+        } else {
+            Err(field("stopTokens in disorder".to_owned(), "ascending ids".to_owned()))
+        }
     }
 }
 

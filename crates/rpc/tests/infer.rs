@@ -263,7 +263,7 @@ async fn models_are_listed_with_what_they_read_and_cost() {
     let mut client = node.client().await;
     let all = v1::ListModelsRequest::default();
     let models = client.inference.list_models(all).await.unwrap().into_inner();
-    assert_eq!((models.models.len(), models.next_page_token.as_str()), (2, ""));
+    assert_eq!((models.models.len(), models.next_page_token.as_str()), (3, ""));
     let digits = models.models.iter().find(|model| model.alias == "digits").unwrap();
     assert_eq!(
         (digits.inputs[0].name.as_str(), &digits.inputs[0].dims[..]),

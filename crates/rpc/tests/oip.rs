@@ -461,7 +461,7 @@ async fn server_and_models_describe_themselves() {
     let index =
         client.repository_index(oip::RepositoryIndexRequest::default()).await.unwrap().into_inner();
     assert!(index.models.iter().all(|model| model.state == "READY"), "{index:?}");
-    assert_eq!(index.models.len(), 2);
+    assert_eq!(index.models.len(), 3);
     let load =
         oip::RepositoryModelLoadRequest { model_name: "digits".into(), ..Default::default() };
     assert_eq!(
@@ -480,5 +480,5 @@ async fn server_and_models_describe_themselves() {
     assert_eq!(stats.inference_stats.as_ref().unwrap().success.as_ref().unwrap().count, 1);
     let all =
         client.model_statistics(oip::ModelStatisticsRequest::default()).await.unwrap().into_inner();
-    assert_eq!(all.model_stats.len(), 2);
+    assert_eq!(all.model_stats.len(), 3);
 }

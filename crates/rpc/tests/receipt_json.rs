@@ -53,6 +53,7 @@ fn envelope() -> Envelope {
         note: checkpoint.sign(&signer),
     };
     Envelope {
+        sampling: None,
         domain: DOMAIN,
         request: Some(request),
         claim,

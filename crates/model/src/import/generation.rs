@@ -3,10 +3,10 @@
 //! It is advice for whoever serves the model and no part of the model's identity. Numbers become the sampler's own, from
 //! their decimal text.
 
-use std::path::Path;
+use std::{fs, path::Path};
 
 use hyperion_ops::Sampling;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
 use super::{
@@ -23,6 +23,76 @@ pub struct Generation {
     pub end_ids: Vec<u32>,
     /// How tokens are drawn; the largest logit unless the folder says `do_sample`.
     pub sampling: Sampling,
+    /// How a chat becomes a prompt: a Jinja template.
+    pub chat_template: Option<String>,
+    /// The texts that a template knows as `bos_token` and `eos_token`.
+    pub begin_text: Option<String>,
+    /// See [`begin_text`](Self::begin_text).
+    pub end_text: Option<String>,
+}
+
+/// What `tokenizer_config.json` says of chats.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ChatConfig {
+    chat_template: Option<Template>,
+    bos_token: Option<Token>,
+    eos_token: Option<Token>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Template {
+    One(String),
+    Many(Vec<Named>),
+}
+
+#[derive(Debug, Deserialize)]
+struct Named {
+    name: String,
+    template: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Token {
+    Text(String),
+    Added { content: String },
+}
+
+impl Token {
+    fn into_text(self) -> String {
+        match self {
+            Self::Text(text) | Self::Added { content: text } => text,
+        }
+    }
+}
+
+impl Template {
+    fn into_text(self) -> Option<String> {
+        match self {
+            Self::One(text) => Some(text),
+            Self::Many(named) => {
+                let default = named.into_iter().find(|named| named.name == "default");
+                default.map(|named| named.template)
+            }
+        }
+    }
+}
+
+/// The advice as it stands beside a model file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Beside {
+    begin_id: Option<u32>,
+    end_ids: Vec<u32>,
+    temperature_q16: u32,
+    top_k: u32,
+    #[serde(rename = "topPQ16")]
+    top_p_q16: u32,
+    chat_template: Option<String>,
+    begin_text: Option<String>,
+    end_text: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -73,7 +143,60 @@ impl Generation {
         } else {
             Sampling::GREEDY
         };
-        Ok(Self { begin_id: own.bos_token_id.or(model.bos_token_id), end_ids, sampling })
+        let chat: ChatConfig = optional(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+        let path = folder.join("chat_template.jinja");
+        let chat_template = if path.is_file() {
+            let text = fs::read_to_string(&path);
+            Some(text.map_err(|cause| ImportError::Io { path, cause })?)
+        } else {
+            chat.chat_template.and_then(Template::into_text)
+        };
+        Ok(Self {
+            begin_id: own.bos_token_id.or(model.bos_token_id),
+            end_ids,
+            sampling,
+            chat_template,
+            begin_text: chat.bos_token.map(Token::into_text),
+            end_text: chat.eos_token.map(Token::into_text),
+        })
+    }
+
+    /// The advice as a file beside a model file.
+    pub fn to_json(&self) -> String {
+        let beside = Beside {
+            begin_id: self.begin_id,
+            end_ids: self.end_ids.clone(),
+            temperature_q16: self.sampling.temperature_q16,
+            top_k: self.sampling.top_k,
+            top_p_q16: self.sampling.top_p_q16,
+            chat_template: self.chat_template.clone(),
+            begin_text: self.begin_text.clone(),
+            end_text: self.end_text.clone(),
+        };
+        serde_json::to_string_pretty(&beside).expect("numbers and texts")
+    }
+
+    /// Reads what [`to_json`](Self::to_json) wrote; `None` where there is no file.
+    ///
+    /// # Errors
+    ///
+    /// When the file is malformed, or a number is outside the sampler's range.
+    pub fn beside(path: &Path) -> Result<Option<Self>, ImportError> {
+        let Some(beside) = optional::<Beside>(path)? else { return Ok(None) };
+        let Beside { temperature_q16, top_k, top_p_q16, .. } = beside;
+        let sampling = Sampling::new(temperature_q16, top_k, top_p_q16, 0, 0);
+        let sampling = sampling.ok_or_else(|| ImportError::Format {
+            path: path.to_path_buf(),
+            what: "temperatureQ16 or topPQ16 is out of range".to_owned(),
+        })?;
+        Ok(Some(Self {
+            begin_id: beside.begin_id,
+            end_ids: beside.end_ids,
+            sampling,
+            chat_template: beside.chat_template,
+            begin_text: beside.begin_text,
+            end_text: beside.end_text,
+        }))
     }
 }
 
@@ -108,5 +231,29 @@ mod tests {
 
         put("generation_config.json", r#"{"do_sample": true, "temperature": 1000}"#);
         assert!(Generation::of(folder.path()).is_err());
+    }
+
+    #[test]
+    fn chats_have_the_template_of_the_folder_and_the_advice_travels_beside_a_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        put("config.json", r#"{"bos_token_id": 1, "eos_token_id": 2}"#);
+        let text = r#"{"chat_template": [{"name": "default", "template": "{{ a }}"}, {"name": "b", "template": ""}],
+                       "bos_token": {"content": "<s>"}, "eos_token": "</s>", "model_max_length": 1}"#;
+        put("tokenizer_config.json", text);
+        let advice = Generation::of(folder.path()).unwrap();
+        assert_eq!(advice.chat_template.as_deref(), Some("{{ a }}"));
+        let texts = (advice.begin_text.as_deref(), advice.end_text.as_deref());
+        assert_eq!(texts, (Some("<s>"), Some("</s>")));
+        put("chat_template.jinja", "{{ c }}");
+        let own = Generation::of(folder.path()).unwrap();
+        assert_eq!(own.chat_template.as_deref(), Some("{{ c }}"));
+
+        put("beside.json", &advice.to_json());
+        let path = folder.path().join("beside.json");
+        assert_eq!(Generation::beside(&path).unwrap(), Some(advice));
+        assert_eq!(Generation::beside(&folder.path().join("none.json")).unwrap(), None);
+        put("beside.json", r#"{"endIds": []}"#);
+        assert!(Generation::beside(&path).is_err());
     }
 }

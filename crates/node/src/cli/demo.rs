@@ -23,7 +23,8 @@ use crate::{
     chain::{Mined, Transactions},
     config::{ChainSpec, NodeConfig},
     metrics::Metrics,
-    wire::{self, Node, domain, embedded},
+    served::{self, embedded},
+    wire::{self, Node, domain},
 };
 
 /// Import a real model, serve it, keep and check receipts, and let a contract pay for an answer.
@@ -120,7 +121,7 @@ impl Demo {
 
     /// Steps that need a running node; returns the public key of its log.
     async fn serve(&self) -> Result<String> {
-        let mut served = wire::models(&self.config)?;
+        let mut served = served::models(&self.config)?;
         served.push(embedded::digits()?);
         let listeners = wire::listen(&self.config).await?;
         let node = Node::start(&self.config, &served, |error| {

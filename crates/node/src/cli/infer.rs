@@ -31,6 +31,12 @@ pub(crate) struct Arguments {
     /// Text, for a model that reads text.
     #[arg(long)]
     text: Option<String>,
+    /// Tokens of the answer at most, for a model that generates; 0: as many as it has room for.
+    #[arg(long, default_value_t = 0)]
+    tokens: u32,
+    /// Temperature of the draws, for a model that generates; 0 takes the likeliest token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
     /// How far to wait: until the claim is signed, or until it is in the log.
     #[arg(long, value_enum, default_value_t = Wait::Signed)]
     wait: Wait,
@@ -64,6 +70,8 @@ impl Arguments {
             model: model.to_owned(),
             input: None,
             text: Some(text.to_owned()),
+            tokens: 0,
+            temperature: 0.0,
             wait: Wait::Logged,
             receipt: Some(receipt),
             node: node.to_owned(),
@@ -96,6 +104,7 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
             tier: 1,
             ..v1::Request::default()
         }),
+        sampling: sampling(arguments.tokens, arguments.temperature)?,
         wait_for: if wanted { v1::WaitFor::Logged } else { v1::WaitFor::Signed }.into(),
         ..v1::InferRequest::default()
     };
@@ -123,6 +132,10 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
         .into_inner();
     let digest = client::claim_digest(&domain, &answer)?;
     let mut lines = Vec::new();
+    if !answer.tokens.is_empty() {
+        lines.push(format!("answer   {}", answer.text));
+        lines.push(format!("tokens   {}  {}", answer.tokens.len(), answer.finish_reason));
+    }
     for output in &answer.outputs {
         let output = client::tensor_data(output.clone())?;
         let dims: Vec<_> = output.dims.iter().map(u64::to_string).collect();
@@ -158,6 +171,24 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
     }
     // Printed last, so that the receipt is kept also when nobody reads to the end.
     lines.iter().try_for_each(|line| say!("{line}"))
+}
+
+/// Settings of draws; `None` where nothing is asked for.
+///
+/// # Errors
+///
+/// When the temperature is none.
+pub(super) fn sampling(tokens_max: u32, temperature: f64) -> Result<Option<v1::Sampling>> {
+    let temperature_q16 = (temperature * 65_536.0 + 0.5).floor();
+    if !(0.0..=100.0 * 65_536.0).contains(&temperature_q16) {
+        bail!("--temperature {temperature}: want 0, or above 0.01 and at most 100");
+    }
+    let sampling = v1::Sampling {
+        temperature_q16: temperature_q16 as u32,
+        tokens_max,
+        ..v1::Sampling::default()
+    };
+    Ok((sampling != v1::Sampling::default()).then_some(sampling))
 }
 
 /// The largest element's index, for outputs that look like a classifier's.

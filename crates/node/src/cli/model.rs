@@ -7,7 +7,9 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use hyperion_model::{Model, Prepared, Tensor, Tokenizer, Trust, import, oracle};
+use hyperion_model::{
+    Model, Prepared, Tensor, Tokenizer, Trust, import, import::generation::Generation, oracle,
+};
 use hyperion_primitives::ModelId;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -114,12 +116,16 @@ pub(crate) fn import_model(source: &Path, out: &Path) -> Result<()> {
     }
     let id = written?;
     let folder = if source.is_dir() { source } else { source.parent().unwrap_or(source) };
-    for name in ["tokenizer.json", "generation_config.json"] {
-        let from = folder.join(name);
-        let is_own = source.is_dir() || source.extension().is_some_and(|kind| kind == "gguf");
-        if is_own && from.is_file() {
-            let beside = out.with_extension(name);
+    if source.is_dir() || source.extension().is_some_and(|kind| kind == "gguf") {
+        let from = folder.join("tokenizer.json");
+        if from.is_file() {
+            let beside = out.with_extension("tokenizer.json");
             fs::copy(&from, &beside).with_context(|| format!("writing {}", beside.display()))?;
+        }
+        if Model::open(&partial, Trust::Roots)?.manifest().generator {
+            let beside = out.with_extension("generation.json");
+            let advice = Generation::of(folder)?.to_json();
+            fs::write(&beside, advice).with_context(|| format!("writing {}", beside.display()))?;
         }
     }
     fs::rename(&partial, out).with_context(|| format!("writing {}", out.display()))?;

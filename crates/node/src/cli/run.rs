@@ -19,8 +19,9 @@ use crate::{
     config::NodeConfig,
     known_logs,
     metrics::Metrics,
+    served::{self, Served, embedded},
     trace,
-    wire::{self, Node, Served, embedded},
+    wire::{self, Node},
 };
 
 /// Seconds between saying "not serving" and taking no more calls, for load balancers to notice.
@@ -70,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         config.models.entry(alias.to_owned()).or_default().path = path.into();
     }
     trace::start(&config.trace)?;
-    let mut served = wire::models(&config)?;
+    let mut served = served::models(&config)?;
     if arguments.dev && served.iter().all(|one| one.alias != "digits") {
         served.push(embedded::digits()?);
     }

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use hyperion_engine::Clock as _;
-use hyperion_model::{Model, Prepared, Trust};
+use hyperion_model::{Decoder, Limits, Model, Prepared, Replay, Trust, replay};
+use hyperion_ops::Backend;
 use hyperion_rpc::receipt_json::{Envelope, TensorData};
 use hyperion_verify::{note::NoteKey, receipt};
 
@@ -16,7 +17,7 @@ use super::{
     Exit,
     out::{say, told},
 };
-use crate::{clock::MachineClock, devices, known_logs, wire::embedded};
+use crate::{clock::MachineClock, devices, known_logs, served::embedded};
 
 /// Check a receipt offline: signature, log, output, and with --recompute the result itself.
 ///
@@ -80,6 +81,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         envelope.check_input()?;
         Ok(if envelope.input.is_some() {
             format!("inputHash {}", claim.input_hash)
+        } else {
+            "not given".to_owned()
+        })
+    })?;
+    check("sampling", || {
+        envelope.check_sampling()?;
+        Ok(if envelope.sampling.is_some() {
+            format!("samplingHash {}", claim.sampling_hash)
         } else {
             "not given".to_owned()
         })
@@ -155,20 +164,81 @@ fn recompute(envelope: &Envelope, arguments: &Arguments) -> Result<String> {
     let model = model.with_context(|| {
         format!("model {} is needed; pass its file with --model", claim.model_id)
     })?;
-    let clock = MachineClock::new();
-    let mut device = devices::best_cpu(arguments.threads)?;
-    let prepared = Prepared::load(&model, device.as_mut(), claim.in_tokens.max(1))?;
-    let start_us = clock.now_us();
-    let output = prepared.run(device.as_mut(), &[data])?.remove(0);
-    let took_ms = (clock.now_us() - start_us) as f64 / 1000.0;
     let macs = model.manifest().macs(claim.in_tokens, claim.out_tokens);
     if macs != Some(claim.macs) {
         bail!("the run takes {} MAC, the claim says {}", macs.unwrap_or_default(), claim.macs);
     }
+    let clock = MachineClock::new();
+    let mut device = devices::best_cpu(arguments.threads)?;
+    let start_us = clock.now_us();
+    if model.manifest().generator {
+        redraw(envelope, &model, device.as_mut(), data)?;
+    } else {
+        rerun(envelope, &model, device.as_mut(), data)?;
+    }
+    let took_ms = (clock.now_us() - start_us) as f64 / 1000.0;
+    let info = device.info();
+    Ok(format!("equal, {} MAC, {took_ms:.1} ms on {} {}", claim.macs, info.name, info.kernels))
+}
+
+/// Runs an encoder or classifier anew and compares the outputs.
+fn rerun(envelope: &Envelope, model: &Model, device: &mut dyn Backend, input: &[u8]) -> Result<()> {
+    let claim = &envelope.claim.claim;
+    let prepared = Prepared::load(model, device, claim.in_tokens.max(1))?;
+    let output = prepared.run(device, &[input])?.remove(0);
     let (got, want) = (output.output_hash(), claim.output_hash);
     if got != want {
         bail!("different: the model says {got}, the claim {want}");
     }
-    let info = device.info();
-    Ok(format!("equal, {} MAC, {took_ms:.1} ms on {} {}", claim.macs, info.name, info.kernels))
+    Ok(())
+}
+
+/// Draws every token of an answer anew, from one prefill of prompt and answer, and looks whether it ends where it has to.
+fn redraw(
+    envelope: &Envelope,
+    model: &Model,
+    device: &mut dyn Backend,
+    input: &[u8],
+) -> Result<()> {
+    let claim = &envelope.claim.claim;
+    let drawing =
+        envelope.sampling.as_ref().context("the receipt does not say how the answer was drawn")?;
+    let output = envelope.output.as_deref().context("the receipt holds no answer")?;
+    let [TensorData { data: answer, .. }] = output else {
+        bail!("the receipt holds {} outputs, want one", output.len())
+    };
+    let (prompt, answer) = (ids(input), ids(answer));
+    let last = *answer.last().context("the answer has no tokens")?;
+    let too_early = || !drawing.ends(claim.out_tokens, last);
+    let inner = &answer[..answer.len() - 1];
+    let ended_before =
+        inner.iter().position(|token| drawing.stop_ids().binary_search(token).is_ok());
+    if let Some(position) = ended_before {
+        bail!("the answer goes on after its token {position}, which ends it");
+    }
+    if too_early() || claim.out_tokens > drawing.tokens_max() {
+        bail!("the answer has {} tokens and does not end where its settings say", claim.out_tokens);
+    }
+    let positions = claim.in_tokens.saturating_add(claim.out_tokens);
+    let limits = Limits {
+        rows_max: positions.min(CHECK_ROWS),
+        outputs_max: CHECK_OUTPUTS,
+        pages: positions.div_ceil(Decoder::PAGE_ROWS),
+    };
+    let mut decoder = Decoder::load(model, device, limits)?;
+    match replay(&mut decoder, device, &prompt, &answer, drawing.sampler(claim.seed))? {
+        Replay::Equal => Ok(()),
+        Replay::Differs { position, got, want } => {
+            bail!("different: token {position} of the answer is {got}, the model draws {want}")
+        }
+    }
+}
+
+/// Rows of a pass of a check, and rows of logits.
+const CHECK_ROWS: u32 = 512;
+const CHECK_OUTPUTS: u32 = 64;
+
+/// The token ids of a tensor.
+fn ids(data: &[u8]) -> Vec<u32> {
+    data.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
 }

@@ -23,8 +23,8 @@ use crate::{
     config::{ChainSpec, NodeConfig},
     devices,
     keys::{self, WorkerKey},
-    trace,
-    wire::{self, embedded},
+    served::{self, embedded},
+    trace, wire,
 };
 
 /// Jobs that may wait here for each slot: a node sends as many as there are slots, and twice that while messages cross.
@@ -132,7 +132,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     let signer = Arc::new(WorkerKey::new(&keys::read(&config.worker.key_file)?)?);
-    let mut served = wire::models(&config)?;
+    let mut served = served::models(&config)?;
     if arguments.dev && served.iter().all(|one| one.alias != "digits") {
         served.push(embedded::digits()?);
     }
@@ -148,7 +148,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             workers_max: 0,
             ..config.engine_config()
         },
-        wire::registry(&served)?,
+        served::registry(&served)?,
         devices::open(&config.engine)?,
         signer,
         wire::domain(&chain),

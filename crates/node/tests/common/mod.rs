@@ -18,7 +18,7 @@ pub(crate) struct Home(TempDir);
 impl Home {
     pub(crate) fn new() -> Self {
         let home = Self(tempfile::tempdir().unwrap());
-        fs::write(home.file("seven.i32"), hyperion_node::wire::embedded::SEVEN).unwrap();
+        fs::write(home.file("seven.i32"), hyperion_node::served::embedded::SEVEN).unwrap();
         home
     }
 

@@ -264,6 +264,9 @@ pub struct InferResponse {
     /// of text: the ids it became, which the input hash covers
     #[prost(uint32, repeated, tag = "11")]
     pub input_tokens: ::prost::alloc::vec::Vec<u32>,
+    /// of a generator: the preimage of request.sampling_hash, every field filled
+    #[prost(message, optional, tag = "12")]
+    pub sampling: ::core::option::Option<Sampling>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InferStreamRequest {

@@ -9,16 +9,18 @@ use axum::{
     Json,
     body::Bytes,
     extract::{State, rejection::BytesRejection},
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use hyperion_primitives::{Dtype, U256};
-use hyperion_verify::Request;
+use hyperion_primitives::Dtype;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
-use super::read;
+use super::{
+    read,
+    verification::{Terms, headers, verification},
+};
 use crate::{
     answer::{Answered, WaitFor},
     auth::Area,
@@ -26,7 +28,6 @@ use crate::{
     deadline::Deadline,
     door::Door,
     limits::at_most,
-    plain::{Decimal, Hex},
     status::{Code, Error},
 };
 
@@ -37,7 +38,7 @@ struct Body {
     #[serde(default)]
     encoding_format: Encoding,
     #[serde(default)]
-    verification: Verification,
+    verification: Terms,
     /// Changes nothing and is not hashed.
     #[serde(default, rename = "user")]
     _user: Value,
@@ -51,15 +52,6 @@ enum Encoding {
     #[default]
     Float,
     Base64,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Verification {
-    wait_for: Option<String>,
-    nonce: Option<Hex<32>>,
-    deadline_s: Option<u64>,
-    tier: Option<u8>,
 }
 
 #[derive(Serialize)]
@@ -125,19 +117,13 @@ fn ask(door: &Door, asked: Body) -> Result<(Ask, WaitFor), Error> {
         }
     };
     at_most("input", "bytes", text.len(), door.limits.text_bytes_max)?;
-    let terms = asked.verification;
-    let request = Request {
-        nonce: terms.nonce.map_or(U256::ZERO, |nonce| U256::from_be_bytes(nonce.0)),
-        deadline: terms.deadline_s.unwrap_or(0),
-        tier: terms.tier.unwrap_or(0),
-        ..Request::default()
-    };
-    let wait = terms.wait_for.as_deref().map_or(Ok(WaitFor::Signed), WaitFor::of_name)?;
-    Ok((Ask { model, input: Input::Text(text), request, signature: None }, wait))
+    let (request, wait) = asked.verification.read()?;
+    let input = Input::Text(text);
+    Ok((Ask { model, input, sampling: None, request, signature: None }, wait))
 }
 
 fn response(model: String, encoding: Encoding, answered: &Answered) -> Response {
-    let Answered { answer, reached, place } = answered;
+    let answer = &answered.answer;
     let claim = &answer.claim.claim;
     let (elements, _) = answer.output.data.as_chunks::<2>();
     // An i16 in Q15 is exact in an f32: it has 16 bits, and a power of two divides it.
@@ -148,40 +134,12 @@ fn response(model: String, encoding: Encoding, answered: &Answered) -> Response 
             STANDARD.encode(floats.flat_map(f32::to_le_bytes).collect::<Vec<_>>()).into()
         }
     };
-    let digest = answer.digest.to_string();
-    let mut verification = json!({
-        "receipt_url": format!("/v1/receipts/{digest}"),
-        "claim_digest": digest,
-        "request_id": claim.request_id.to_string(),
-        "model_id": claim.model_id.to_string(),
-        "input_hash": claim.input_hash.to_string(),
-        "output_hash": claim.output_hash.to_string(),
-        "tier": claim.tier,
-        "reached": reached,
-        "macs": Decimal(claim.macs),
-        "fee": "0",
-        "replayed": answer.replayed,
-    });
-    if let Some(place) = place {
-        verification["log_index"] = json!(Decimal(place.index));
-    }
     let body = Embedded {
         object: "list",
         model,
         data: [Embedding { object: "embedding", index: 0, embedding }],
         usage: Usage { prompt_tokens: claim.in_tokens, total_tokens: claim.in_tokens },
-        verification,
+        verification: verification(answered),
     };
-    let digests = [
-        ("x-hyperion-claim", answer.digest.to_string()),
-        ("x-hyperion-request", claim.request_id.to_string()),
-    ];
-    let headers: HeaderMap = digests
-        .into_iter()
-        .map(|(name, value)| {
-            let value = HeaderValue::from_str(&value).expect("0x and hex digits");
-            (HeaderName::from_static(name), value)
-        })
-        .collect();
-    (headers, Json(body)).into_response()
+    (headers(answered), Json(body)).into_response()
 }

@@ -56,7 +56,8 @@ pub(super) fn ask(
             format!("the model has no input `{}`, only `{}`", short(&input.name), face.input);
         return Err(Error::bad_field("inputs", text));
     };
-    let ask = Ask { model, input, request: terms.request, signature: terms.signature };
+    let ask =
+        Ask { model, input, sampling: None, request: terms.request, signature: terms.signature };
     Ok((ask, terms.wait))
 }
 

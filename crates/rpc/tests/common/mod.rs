@@ -34,10 +34,12 @@ use hyperion_rpc::{
     limits::Limits,
     log::LogView,
     serve::{Listeners, ServeConfig, Shutdown},
+    writing::{TextDecoder, Writing},
 };
-use hyperion_verify::{Domain, sign};
+use hyperion_verify::{Domain, Sampling, sign};
 use ledger::Ledger;
-pub(crate) use models::{digits, letters};
+pub(crate) use models::{digits, letters, writer};
+use serde_json::Value;
 use tonic_types::StatusExt as _;
 
 /// Where test claims are signed for.
@@ -96,6 +98,40 @@ impl TextEncoder for Letters {
             return Err("the text holds a replacement character".to_owned());
         }
         Ok(text.bytes().map(|byte| u32::from(byte) % 16).collect())
+    }
+}
+
+/// The token that ends the writer's answers.
+pub(crate) const END: u32 = 5;
+
+/// Writes each token as a letter from `?` on, and the end as nothing. A chat is its messages, one after another.
+pub(crate) struct Signs;
+
+impl TextEncoder for Signs {
+    fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
+        Ok(text.bytes().map(|byte| u32::from(byte.wrapping_sub(63) % 64)).collect())
+    }
+}
+
+impl TextDecoder for Signs {
+    fn decode(&self, ids: &[u32]) -> Result<String, String> {
+        let shown = ids.iter().filter(|id| **id != END);
+        Ok(shown.map(|id| char::from(63 + u8::try_from(*id).unwrap())).collect())
+    }
+
+    fn id(&self, text: &str) -> Option<u32> {
+        match self.encode(text).unwrap().as_slice() {
+            [id] => Some(*id),
+            _ => None,
+        }
+    }
+
+    fn chat(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>, String> {
+        if tools.is_some() {
+            return Err("this model's chat template knows no tools".to_owned());
+        }
+        let contents = messages.iter().filter_map(|message| message["content"].as_str());
+        self.encode(&contents.collect::<Vec<_>>().concat())
     }
 }
 
@@ -186,6 +222,7 @@ pub(crate) async fn start_with(setup: Setup) -> Node {
     let mut registry = Registry::new();
     registry.add("digits", digits()).unwrap();
     registry.add("letters", letters()).unwrap();
+    registry.add("writer", writer()).unwrap();
     let (sink, claims) = mpsc::channel();
     let workers: BTreeSet<Address> = setup.workers.into_iter().collect();
     let config = EngineConfig { workers_max: workers.len(), ..setup.engine };
@@ -314,7 +351,22 @@ fn faces() -> BTreeMap<ModelId, Face> {
         text: Some(Arc::new(Letters)),
         ..Face::default()
     };
-    BTreeMap::from([(self::digits().id(), digits), (self::letters().id(), letters)])
+    let writer = Face {
+        input: "tokens".into(),
+        output: "tokens".into(),
+        text: Some(Arc::new(Signs)),
+        writing: Some(Writing {
+            decoder: Arc::new(Signs),
+            end_ids: vec![END],
+            sampling: Sampling { top_p_q16: 65_536, ..Sampling::default() },
+        }),
+        ..Face::default()
+    };
+    BTreeMap::from([
+        (self::digits().id(), digits),
+        (self::letters().id(), letters),
+        (self::writer().id(), writer),
+    ])
 }
 
 /// One image of a seven, as the digits model reads it.

@@ -1,0 +1,156 @@
+//! The models that a node serves: their files, and what stands beside them.
+
+use std::{fs, path::Path, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use hyperion_engine::Registry;
+use hyperion_model::{Model, Tokenizer, Trust, import::generation::Generation};
+use hyperion_primitives::B256;
+use hyperion_rpc::{door::Face, writing::Writing};
+use hyperion_verify::Sampling;
+
+use crate::{config::NodeConfig, text::Text};
+
+/// A model with what people see of it.
+#[derive(Debug)]
+pub struct Served {
+    /// The name it is asked for by.
+    pub alias: String,
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its words, if it reads text.
+    pub(crate) text: Option<Arc<Text>>,
+    /// For a generator: the advice of whoever made it.
+    pub(crate) advice: Option<Generation>,
+    /// For a generator: the alias of the model that drafts for it.
+    pub(crate) draft: Option<String>,
+}
+
+impl Served {
+    /// A model of the program's own, without words.
+    fn bare(alias: &str, model: Model) -> Self {
+        let (text, advice, draft) = (None, None, None);
+        Self { alias: alias.to_owned(), model: Arc::new(model), text, advice, draft }
+    }
+
+    /// What the doors show of it.
+    pub(crate) fn face(&self) -> Face {
+        let manifest = self.model.manifest();
+        let (input, output) = match (self.model.program().vocabulary(), manifest.generator) {
+            (Some(_), true) => ("tokens", "tokens"),
+            (Some(_), false) => ("tokens", "embedding"),
+            (None, _) => ("pixels", "logits"),
+        };
+        let writing = self.text.as_ref().filter(|_| manifest.generator).map(|text| {
+            let advice = self.advice.as_ref();
+            let draws = advice.map_or(hyperion_ops::Sampling::GREEDY, |advice| advice.sampling);
+            Writing {
+                decoder: Arc::clone(text) as _,
+                end_ids: advice.map(|advice| advice.end_ids.clone()).unwrap_or_default(),
+                sampling: Sampling {
+                    temperature_q16: draws.temperature_q16,
+                    top_k: draws.top_k,
+                    top_p_q16: draws.top_p_q16,
+                    ..Sampling::default()
+                },
+            }
+        });
+        Face {
+            input: input.into(),
+            output: output.into(),
+            text: self.text.as_ref().map(|text| Arc::clone(text) as _),
+            writing,
+            ..Face::default()
+        }
+    }
+}
+
+/// Models under their names, as the engine wants them.
+///
+/// # Errors
+///
+/// When a name stands for two models, or is none, or a model cannot draft for the one that names it.
+pub fn registry(served: &[Served]) -> Result<Registry> {
+    let mut registry = Registry::new();
+    for one in served {
+        registry.add(&one.alias, Arc::clone(&one.model))?;
+    }
+    for one in served {
+        if let Some(draft) = &one.draft {
+            registry.set_draft(&one.alias, draft)?;
+        }
+    }
+    Ok(registry)
+}
+
+/// Reads the models that a configuration names.
+///
+/// # Errors
+///
+/// When a file cannot be read or is no model, or the tokenizer beside it is another than the model was made with.
+pub fn models(config: &NodeConfig) -> Result<Vec<Served>> {
+    let read = |(alias, model): (&String, &crate::config::ModelConfig)| {
+        let draft = (!model.draft.is_empty()).then(|| model.draft.clone());
+        Ok(Served { draft, ..served(alias, &model.path, &model.tokenizer)? })
+    };
+    config.models.iter().map(read).collect()
+}
+
+/// A model file with what stands beside it; an empty `tokenizer` is the one there.
+///
+/// # Errors
+///
+/// As [`models`].
+pub(crate) fn served(alias: &str, path: &Path, tokenizer: &Path) -> Result<Served> {
+    let named = || format!("model {alias}, file {}", path.display());
+    let model = Model::open(path, Trust::Nothing).with_context(named)?;
+    let beside = path.with_extension("tokenizer.json");
+    let file = if tokenizer.as_os_str().is_empty() { beside } else { tokenizer.to_path_buf() };
+    let mut served = Served::bare(alias, model);
+    let (model, generator) = (&served.model, served.model.manifest().generator);
+    if model.tokenizer_hash() == B256::ZERO || !file.is_file() {
+        return Ok(served);
+    }
+    let tokenizer = if generator {
+        Tokenizer::whole(&file)?
+    } else {
+        Tokenizer::open(&file, model.program().context())?
+    };
+    let tokenizer = tokenizer
+        .for_model(model.tokenizer_hash())
+        .with_context(|| format!("model {alias}, tokenizer {}", file.display()))?;
+    if generator {
+        let (text, advice) = Text::of_generator(tokenizer, path).with_context(named)?;
+        (served.text, served.advice) = (Some(Arc::new(text)), advice);
+    } else {
+        served.text = Some(Arc::new(Text::plain(tokenizer)));
+    }
+    Ok(served)
+}
+
+/// The built-in classifier of `--dev`: weights and graph travel in the program.
+pub mod embedded {
+    use anyhow::Context as _;
+
+    use super::{Model, Result, Served, Trust, fs};
+
+    const GRAPH: &str = include_str!("../../../fixtures/digits/graph.json");
+    const WEIGHTS: &[u8] = include_bytes!("../../../fixtures/digits/model.safetensors");
+    /// An image of a seven, as the model reads it.
+    pub const SEVEN: &[u8] = include_bytes!("../../../fixtures/digits/seven.i32");
+
+    /// Imports the digits classifier; the same model everywhere.
+    ///
+    /// # Errors
+    ///
+    /// When there is no place for two small temporary files.
+    pub fn digits() -> Result<Served> {
+        let folder = tempfile::tempdir().context("a temporary folder")?;
+        fs::write(folder.path().join("graph.json"), GRAPH)?;
+        fs::write(folder.path().join("model.safetensors"), WEIGHTS)?;
+        let parts = hyperion_model::import::import(folder.path(), &mut |_, _| {})?;
+        let mut bytes = Vec::new();
+        parts.write(&mut bytes)?;
+        Ok(Served::bare("digits", Model::from_bytes(bytes, Trust::Roots)?))
+    }
+}

@@ -1,0 +1,506 @@
+//! `POST /v1/completions` and `POST /v1/chat/completions`: OpenAI's shapes, whole or as server-sent events, with a claim.
+//!
+//! Numbers become the sampler's own by one rule, `floor(x * 65536 + 1/2)`, and come back in `verification.sampling`: the edge's
+//! float is visible and no part of the claim. A parameter that would change the answer and is not built is refused.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{State, rejection::BytesRejection},
+    http::HeaderMap,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use hyperion_engine::{Drawing, Job};
+use hyperion_primitives::{B256, U256};
+use hyperion_verify::Request;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
+
+use super::{
+    read,
+    verification::{Terms, header, headers, verification},
+};
+use crate::{
+    answer::{Answered, WaitFor},
+    auth::{Area, Caller},
+    convert::{Ask, Input},
+    deadline::Deadline,
+    door::{Door, Face},
+    r#gen::v1,
+    limits::at_most,
+    receipt_json::SamplingJson,
+    status::{Code, Error},
+    writing::{Delta, Deltas, Writing, Written},
+};
+
+/// Tokens of a completion where the caller names no limit; OpenAI's own default.
+const COMPLETION_TOKENS: u32 = 16;
+
+#[derive(Deserialize)]
+struct Body {
+    model: String,
+    prompt: Option<Value>,
+    messages: Option<Vec<Value>>,
+    tools: Option<Value>,
+    #[serde(default)]
+    stream: bool,
+    #[serde(default)]
+    stream_options: Option<StreamOptions>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    frequency_penalty: Option<f64>,
+    presence_penalty: Option<f64>,
+    seed: Option<i64>,
+    max_tokens: Option<u32>,
+    max_completion_tokens: Option<u32>,
+    stop: Option<Value>,
+    #[serde(default)]
+    verification: Terms,
+    /// Change nothing and are not hashed.
+    #[serde(default, rename = "user")]
+    _user: Value,
+    #[serde(default, rename = "metadata")]
+    _metadata: Value,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+#[derive(Default, Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: bool,
+}
+
+/// Which of the two shapes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Completion,
+    Chat,
+}
+
+pub(super) async fn completions(
+    State(door): State<Arc<Door>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Error> {
+    serve(door, &headers, body, Shape::Completion).await
+}
+
+pub(super) async fn chat(
+    State(door): State<Arc<Door>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Error> {
+    serve(door, &headers, body, Shape::Chat).await
+}
+
+async fn serve(
+    door: Arc<Door>,
+    headers: &HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+    shape: Shape,
+) -> Result<Response, Error> {
+    let caller = door.admit_http(headers, Area::Infer)?;
+    let since_us = door.clock.now_us();
+    let body: Body = read(&door, body)?;
+    let model = body.model.clone();
+    let (stream, usage) =
+        (body.stream, body.stream_options.as_ref().is_some_and(|options| options.include_usage));
+    let limits = &door.limits;
+    let longest = if stream { limits.stream_deadline } else { limits.unary_deadline };
+    let deadline = Deadline::after(longest);
+    let begun = async {
+        let (ask, wait) = ask(&door, body, shape)?;
+        let job = door.job(ask, &caller, deadline).await?;
+        Ok((job, wait))
+    };
+    let begun = deadline.race(begun).await;
+    let (job, wait) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            let outcome: Result<(), _> = Err(error);
+            door.observe("http", &model, since_us, &outcome);
+            return Err(outcome.expect_err("it is one"));
+        }
+    };
+    let reply = Reply::new(&door, shape, model, &job);
+    if stream {
+        return Ok(reply.stream(door, job, wait, caller, deadline, (since_us, usage)));
+    }
+    let outcome = deadline.race(door.answer(job, wait, &caller)).await;
+    door.observe("http", &reply.model, since_us, &outcome);
+    reply.whole(&door, &outcome?)
+}
+
+/// A body as every surface asks.
+fn ask(door: &Door, body: Body, shape: Shape) -> Result<(Ask, WaitFor), Error> {
+    refuse_others(&body.others)?;
+    let model = door.model(&body.model)?;
+    let face = door.face(model.id);
+    let writing = face
+        .writing
+        .as_ref()
+        .ok_or_else(|| Error::bad_field("model", "this model does not generate text"))?;
+    let sampling = sampling(&body, writing, shape)?;
+    let limits = &door.limits;
+    let input = match shape {
+        Shape::Completion => {
+            if body.messages.is_some() || body.tools.is_some() {
+                return Err(Error::bad_field("messages", "is for /v1/chat/completions"));
+            }
+            prompt(body.prompt, limits.text_bytes_max)?
+        }
+        Shape::Chat => {
+            if body.prompt.is_some() {
+                return Err(Error::bad_field("prompt", "is for /v1/completions"));
+            }
+            let messages = body.messages.unwrap_or_default();
+            at_most("messages", "messages", messages.len(), limits.turns_max)?;
+            if messages.is_empty() {
+                return Err(Error::bad_field("messages", "give at least one"));
+            }
+            let messages: Vec<Value> =
+                messages.into_iter().map(message).collect::<Result<_, _>>()?;
+            let tools =
+                body.tools.filter(|tools| tools.as_array().is_none_or(|all| !all.is_empty()));
+            let bytes = messages.iter().chain(&tools).map(|value| value.to_string().len()).sum();
+            at_most("messages", "bytes", bytes, limits.text_bytes_max)?;
+            Input::Chat(messages, tools)
+        }
+    };
+    let (request, wait) = body.verification.read()?;
+    let request = seeded(request, body.seed, sampling.temperature_q16);
+    Ok((Ask { model, input, sampling: Some(sampling), request, signature: None }, wait))
+}
+
+/// Parameters that are not built are refused, but for values that ask for nothing.
+fn refuse_others(others: &Map<String, Value>) -> Result<(), Error> {
+    let asks = |name: &str, value: &Value| match (name, value) {
+        (_, Value::Null | Value::Bool(false)) => false,
+        ("n" | "best_of", value) => *value != json!(1),
+        ("logit_bias", Value::Object(bias)) => !bias.is_empty(),
+        ("response_format", value) => value["type"] != json!("text"),
+        ("tool_choice", value) => *value != json!("auto"),
+        ("top_logprobs", value) => *value != json!(0),
+        _ => true,
+    };
+    match others.iter().find(|(name, value)| asks(name, value)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let name: String = name.chars().take(64).collect();
+            Err(Error::at(Code::UnsupportedParameter, name, "is not supported here"))
+        }
+    }
+}
+
+/// Settings in the sampler's numbers; what the caller leaves out is the model's advice.
+fn sampling(body: &Body, writing: &Writing, shape: Shape) -> Result<v1::Sampling, Error> {
+    let advice = &writing.sampling;
+    let positive = |field, value: Option<f64>, else_q16| {
+        value.map_or(Ok(else_q16), |value| {
+            let number = q16(field, value)?;
+            u32::try_from(number).map_err(|_| Error::bad_field(field, "must not be below 0"))
+        })
+    };
+    let signed = |field, value: Option<f64>| value.map_or(Ok(0), |value| q16(field, value));
+    let tokens_max = match (body.max_tokens, body.max_completion_tokens) {
+        (Some(0), _) | (_, Some(0)) => {
+            return Err(Error::bad_field("max_tokens", "an answer has a token at least"));
+        }
+        (Some(a), Some(b)) if a != b => {
+            let text = "max_tokens and max_completion_tokens differ";
+            return Err(Error::bad_field("max_completion_tokens", text));
+        }
+        (Some(most), _) | (None, Some(most)) => most,
+        (None, None) if shape == Shape::Completion => COMPLETION_TOKENS,
+        (None, None) => 0,
+    };
+    let top_p_q16 = positive("top_p", body.top_p, advice.top_p_q16)?;
+    if top_p_q16 == 0 && body.top_p.is_some() {
+        return Err(Error::at(Code::SamplingInvalid, "top_p", "must be above 0"));
+    }
+    Ok(v1::Sampling {
+        temperature_q16: positive("temperature", body.temperature, advice.temperature_q16)?,
+        top_k: if body.temperature.is_some() || body.top_p.is_some() { 0 } else { advice.top_k },
+        top_p_q16,
+        frequency_q16: signed("frequency_penalty", body.frequency_penalty)?,
+        presence_q16: signed("presence_penalty", body.presence_penalty)?,
+        tokens_max,
+        stop_tokens: stops(body.stop.as_ref(), writing)?,
+    })
+}
+
+/// `floor(value * 65536 + 1/2)`.
+fn q16(field: &'static str, value: f64) -> Result<i32, Error> {
+    let scaled = (value * 65_536.0 + 0.5).floor();
+    if (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&scaled) {
+        Ok(scaled as i32)
+    } else {
+        Err(Error::at(Code::SamplingInvalid, field, "is out of range"))
+    }
+}
+
+/// The ids of stop strings, with the model's own end ids; none where the caller names none.
+fn stops(stop: Option<&Value>, writing: &Writing) -> Result<Vec<u32>, Error> {
+    let wrong = || Error::bad_field("stop", "is a string or a list of strings");
+    let strings = match stop {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list.iter().collect(),
+        Some(one) => vec![one],
+    };
+    let mut ids = writing.end_ids.clone();
+    for string in strings {
+        let text = string.as_str().ok_or_else(wrong)?;
+        let id = writing.decoder.id(text).ok_or_else(|| {
+            let shown: String = text.chars().take(32).collect();
+            let why = format!(
+                "`{shown}` is not one token of this model: an answer ends at a token, which is what the claim can say"
+            );
+            Error::at(Code::UnsupportedParameter, "stop", why)
+        })?;
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+/// The seed of draws; at temperature 0 there are none, and a seed changes nothing.
+fn seeded(request: Request, seed: Option<i64>, temperature_q16: u32) -> Request {
+    let Some(seed) = seed.filter(|_| temperature_q16 > 0) else { return request };
+    let extended = U256::from_limbs([
+        seed.cast_unsigned(),
+        if seed < 0 { u64::MAX } else { 0 },
+        if seed < 0 { u64::MAX } else { 0 },
+        if seed < 0 { u64::MAX } else { 0 },
+    ]);
+    Request { seed_mode: 1, entropy: B256::from(extended.to_be_bytes::<32>()), ..request }
+}
+
+/// One text, or one list of token ids.
+fn prompt(prompt: Option<Value>, text_bytes_max: usize) -> Result<Input, Error> {
+    let one = || {
+        let why = "one string, or one list of token ids: each claim is about one input";
+        Error::at(Code::UnsupportedParameter, "prompt", why)
+    };
+    match prompt.ok_or_else(|| Error::bad_field("prompt", "is missing"))? {
+        Value::String(text) => {
+            at_most("prompt", "bytes", text.len(), text_bytes_max)?;
+            Ok(Input::Text(text))
+        }
+        Value::Array(mut list) if list.len() == 1 && !list[0].is_number() => {
+            self::prompt(list.pop(), text_bytes_max)
+        }
+        Value::Array(list) => {
+            let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let ids: Option<Vec<u32>> = list.iter().map(id).collect();
+            ids.filter(|ids| !ids.is_empty()).map(Input::Tokens).ok_or_else(one)
+        }
+        _ => Err(one()),
+    }
+}
+
+/// A message for the template: content that comes in parts is joined, everything else passes.
+fn message(mut message: Value) -> Result<Value, Error> {
+    let wrong = |why: &'static str| Error::bad_field("messages", why);
+    let object = message.as_object_mut().ok_or_else(|| wrong("is a list of objects"))?;
+    if !object.get("role").is_some_and(Value::is_string) {
+        return Err(wrong("each has a role"));
+    }
+    match object.get("content") {
+        Some(Value::String(_)) => {}
+        None | Some(Value::Null) => {
+            object.insert("content".to_owned(), "".into());
+        }
+        Some(Value::Array(parts)) => {
+            let text = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
+                (Some("text"), Some(text)) => Some(text.to_owned()),
+                _ => None,
+            };
+            let parts: Option<Vec<String>> = parts.iter().map(text).collect();
+            let parts = parts.ok_or_else(|| wrong("content is text; other parts are not read"))?;
+            object.insert("content".to_owned(), parts.concat().into());
+        }
+        Some(_) => return Err(wrong("content is a string")),
+    }
+    Ok(message)
+}
+
+/// What stays the same through an answer.
+struct Reply {
+    shape: Shape,
+    id: String,
+    model: String,
+    created: u64,
+    drawing: Drawing,
+    request_id: String,
+    entropy: B256,
+}
+
+/// What a stream's task hands over.
+enum Piece {
+    Delta(Delta),
+    Event(Event),
+}
+
+impl Reply {
+    fn new(door: &Door, shape: Shape, model: String, job: &Job) -> Self {
+        let request_id = job.id().to_string();
+        let kind = if shape == Shape::Chat { "chatcmpl" } else { "cmpl" };
+        Self {
+            shape,
+            id: format!("{kind}-{request_id}"),
+            model,
+            created: door.clock.unix_s(),
+            drawing: job.drawing().cloned().expect("the model was asked for its writing"),
+            request_id,
+            entropy: job.request().entropy,
+        }
+    }
+
+    fn object(&self, is_chunk: bool) -> &'static str {
+        match (self.shape, is_chunk) {
+            (Shape::Completion, _) => "text_completion",
+            (Shape::Chat, false) => "chat.completion",
+            (Shape::Chat, true) => "chat.completion.chunk",
+        }
+    }
+
+    fn body(&self, is_chunk: bool, choices: Value) -> Value {
+        json!({
+            "id": self.id, "object": self.object(is_chunk), "created": self.created,
+            "model": self.model, "choices": choices,
+        })
+    }
+
+    fn verification(&self, answered: &Answered) -> Value {
+        let mut verification = verification(answered);
+        verification["sampling"] = json!(SamplingJson::from(&self.drawing));
+        verification["seed"] = json!(answered.answer.claim.claim.seed.to_string());
+        if !self.entropy.is_zero() {
+            verification["entropy"] = json!(self.entropy.to_string());
+        }
+        verification
+    }
+
+    /// The whole answer in one body.
+    fn whole(&self, door: &Door, answered: &Answered) -> Result<Response, Error> {
+        let face = door.face(answered.answer.request.model_id);
+        let written = Written::new(face, &self.drawing, &answered.answer.output.data)?;
+        let choice = match self.shape {
+            Shape::Completion => json!({
+                "index": 0, "text": written.text, "logprobs": null,
+                "finish_reason": written.finish_reason,
+            }),
+            Shape::Chat => json!({
+                "index": 0, "logprobs": null, "finish_reason": written.finish_reason,
+                "message": {"role": "assistant", "content": written.text, "refusal": null},
+            }),
+        };
+        let mut body = self.body(false, json!([choice]));
+        body["usage"] = usage(answered);
+        body["verification"] = self.verification(answered);
+        Ok((headers(answered), Json(body)).into_response())
+    }
+
+    /// A piece of the answer.
+    fn chunk(&self, text: &str, finish_reason: Option<&str>) -> Value {
+        let choice = match self.shape {
+            Shape::Completion => json!({
+                "index": 0, "text": text, "logprobs": null, "finish_reason": finish_reason,
+            }),
+            Shape::Chat => {
+                let delta = if text.is_empty() { json!({}) } else { json!({"content": text}) };
+                json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason})
+            }
+        };
+        self.body(true, json!([choice]))
+    }
+
+    /// The answer as server-sent events.
+    fn stream(
+        self,
+        door: Arc<Door>,
+        job: Job,
+        wait: WaitFor,
+        caller: Caller,
+        deadline: Deadline,
+        (since_us, usage): (u64, bool),
+    ) -> Response {
+        let request = header("x-hyperion-request", &self.request_id);
+        let (events, pieces) = mpsc::channel(4);
+        let reply = Arc::new(self);
+        let spelled = Arc::clone(&reply);
+        tokio::spawn(async move {
+            let work = reply.run(&door, job, wait, &caller, &events, usage);
+            let outcome = tokio::select! {
+                outcome = deadline.race(work) => outcome,
+                () = events.closed() => Err(Error::new(Code::Cancelled, "the caller went away")),
+            };
+            door.observe("http", &reply.model, since_us, &outcome);
+            if let Err(error) = outcome {
+                // Nobody may be left to hear it.
+                let _ = events.send(Piece::Event(data(&error.to_json()))).await;
+            }
+        });
+        let spell = move |piece| {
+            Ok::<_, Infallible>(match piece {
+                Piece::Delta(delta) => data(&spelled.chunk(&delta.text, None)),
+                Piece::Event(event) => event,
+            })
+        };
+        let events = ReceiverStream::new(pieces).map(spell);
+        ([request], Sse::new(events).keep_alive(KeepAlive::default())).into_response()
+    }
+
+    async fn run(
+        &self,
+        door: &Arc<Door>,
+        job: Job,
+        wait: WaitFor,
+        caller: &Caller,
+        events: &mpsc::Sender<Piece>,
+        wants_usage: bool,
+    ) -> Result<(), Error> {
+        let gone = |_| Error::new(Code::Cancelled, "the caller went away");
+        if self.shape == Shape::Chat {
+            let role = json!([{
+                "index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": null,
+                "finish_reason": null,
+            }]);
+            events.send(Piece::Event(data(&self.body(true, role)))).await.map_err(gone)?;
+        }
+        let face: &Face = door.face(job.request().model_id);
+        let mut deltas = Deltas::new(face, self.drawing.clone(), 0);
+        let sent = (events, Piece::Delta as fn(Delta) -> Piece);
+        let answered = door.stream(job, wait, caller, &mut deltas, sent).await?;
+        let written = Written::new(face, &self.drawing, &answered.answer.output.data)?;
+        let mut last = self.chunk("", Some(written.finish_reason));
+        last["verification"] = self.verification(&answered);
+        events.send(Piece::Event(data(&last))).await.map_err(gone)?;
+        if wants_usage {
+            let mut body = self.body(true, json!([]));
+            body["usage"] = usage(&answered);
+            events.send(Piece::Event(data(&body))).await.map_err(gone)?;
+        }
+        events.send(Piece::Event(Event::default().data("[DONE]"))).await.map_err(gone)
+    }
+}
+
+fn usage(answered: &Answered) -> Value {
+    let claim = &answered.answer.claim.claim;
+    json!({
+        "prompt_tokens": claim.in_tokens,
+        "completion_tokens": claim.out_tokens,
+        "total_tokens": u64::from(claim.in_tokens) + u64::from(claim.out_tokens),
+    })
+}
+
+fn data(value: &Value) -> Event {
+    Event::default().data(value.to_string())
+}

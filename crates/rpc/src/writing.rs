@@ -1,0 +1,286 @@
+//! Answers of generators for people: token ids back into text, settings into draws, chats into prompts.
+
+use std::{fmt, sync::Arc};
+
+use hyperion_engine::{Drawing, ModelInfo};
+use hyperion_verify::Sampling;
+use serde_json::Value;
+
+use crate::{
+    door::Face,
+    r#gen::v1,
+    status::{Code, Error},
+};
+
+/// What a model that generates needs at the edge. None of it is in the model's identity; the token ids are what is claimed.
+pub trait TextDecoder: Send + Sync + 'static {
+    /// The text of token ids; special tokens have none.
+    ///
+    /// # Errors
+    ///
+    /// When an id is none of the tokenizer's; the sentence is shown to the caller.
+    fn decode(&self, ids: &[u32]) -> Result<String, String>;
+
+    /// The token whose text is exactly this, if there is one.
+    fn id(&self, text: &str) -> Option<u32>;
+
+    /// The prompt that a chat is, by the model's own template. `messages` are objects with `role`, `content` and what else the
+    /// caller gave; `tools` is a list of the caller's, in the form of OpenAI's interface.
+    ///
+    /// # Errors
+    ///
+    /// When the model has no template, or the template refuses the messages or knows no tools.
+    fn chat(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>, String>;
+}
+
+/// How a generator's answers are written, and the advice of whoever made the model.
+#[derive(Clone)]
+pub struct Writing {
+    /// Text and chats.
+    pub decoder: Arc<dyn TextDecoder>,
+    /// Ids that end an answer where a request names none.
+    pub end_ids: Vec<u32>,
+    /// Settings for callers of surfaces that leave them to the model: OpenAI's. `tokens_max` and `stop_hash` are not read.
+    pub sampling: Sampling,
+}
+
+impl fmt::Debug for Writing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Writing")
+            .field("end_ids", &self.end_ids)
+            .field("sampling", &self.sampling)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Draws of a request: what it leaves out is greedy, up to the model's limit, and ends where the model's answers end.
+pub(crate) fn drawing(
+    model: &ModelInfo,
+    face: &Face,
+    asked: Option<v1::Sampling>,
+    in_tokens: u32,
+) -> Result<Drawing, Error> {
+    let asked = asked.unwrap_or_default();
+    let penalised = (asked.frequency_q16, asked.presence_q16) != (0, 0);
+    let longest = if penalised { hyperion_engine::PENALISED_TOKENS_MAX } else { u32::MAX };
+    let room = model.rows_max.saturating_sub(in_tokens).saturating_add(1);
+    let own = || face.writing.as_ref().map_or_else(Vec::new, |writing| writing.end_ids.clone());
+    let stop_ids = if asked.stop_tokens.is_empty() { own() } else { asked.stop_tokens };
+    let sampling = Sampling {
+        temperature_q16: asked.temperature_q16,
+        top_k: asked.top_k,
+        top_p_q16: if asked.top_p_q16 == 0 { 65_536 } else { asked.top_p_q16 },
+        frequency_q16: asked.frequency_q16,
+        presence_q16: asked.presence_q16,
+        tokens_max: if asked.tokens_max == 0 { room.min(longest) } else { asked.tokens_max },
+        ..Sampling::default()
+    };
+    Drawing::new(sampling, stop_ids).map_err(Error::from)
+}
+
+/// Draws for the wire, every field filled.
+pub(crate) fn wire_sampling(drawing: &Drawing) -> v1::Sampling {
+    let sampling = drawing.sampling();
+    v1::Sampling {
+        temperature_q16: sampling.temperature_q16,
+        top_k: sampling.top_k,
+        top_p_q16: sampling.top_p_q16,
+        frequency_q16: sampling.frequency_q16,
+        presence_q16: sampling.presence_q16,
+        tokens_max: sampling.tokens_max,
+        stop_tokens: drawing.stop_ids().to_vec(),
+    }
+}
+
+/// Draws of the wire, for whoever holds them against a claim.
+pub(crate) fn of_wire(wire: v1::Sampling) -> Result<Drawing, Error> {
+    let sampling = Sampling {
+        temperature_q16: wire.temperature_q16,
+        top_k: wire.top_k,
+        top_p_q16: wire.top_p_q16,
+        frequency_q16: wire.frequency_q16,
+        presence_q16: wire.presence_q16,
+        tokens_max: wire.tokens_max,
+        ..Sampling::default()
+    };
+    Drawing::new(sampling, wire.stop_tokens).map_err(Error::from)
+}
+
+/// A whole answer, as people read it.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) tokens: Vec<u32>,
+    /// Without the id that ended it.
+    pub(crate) text: String,
+    /// `stop` or `length`.
+    pub(crate) finish_reason: &'static str,
+}
+
+/// The token ids of an output `[tokens, 1]`.
+pub(crate) fn tokens(output: &[u8]) -> Vec<u32> {
+    output.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+impl Written {
+    /// Reads an answer's tokens.
+    pub(crate) fn new(face: &Face, drawing: &Drawing, output: &[u8]) -> Result<Self, Error> {
+        let tokens = tokens(output);
+        let ended = is_stop(drawing, tokens.last());
+        let shown = &tokens[..tokens.len() - usize::from(ended)];
+        let text = match &face.writing {
+            Some(writing) => decode(&*writing.decoder, shown)?,
+            None => String::new(),
+        };
+        Ok(Self { text, finish_reason: if ended { "stop" } else { "length" }, tokens })
+    }
+}
+
+fn is_stop(drawing: &Drawing, token: Option<&u32>) -> bool {
+    token.is_some_and(|token| drawing.stop_ids().binary_search(token).is_ok())
+}
+
+fn decode(decoder: &dyn TextDecoder, ids: &[u32]) -> Result<String, Error> {
+    decoder.decode(ids).map_err(|why| Error::new(Code::Internal, why))
+}
+
+/// Part of an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Delta {
+    pub(crate) position: u32,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) text: String,
+}
+
+/// Turns tokens into text as they come. A piece of text goes out once no later token can change it: bytes of a code point that is
+/// not whole wait.
+pub(crate) struct Deltas {
+    decoder: Option<Arc<dyn TextDecoder>>,
+    drawing: Drawing,
+    ids: Vec<u32>,
+    /// Ids before this one are written, up to a few that give the next their context.
+    context: usize,
+    written: usize,
+    resume_at: u32,
+}
+
+impl Deltas {
+    /// Of an answer from its beginning; what comes before `resume_at` is not sent again.
+    pub(crate) fn new(face: &Face, drawing: Drawing, resume_at: u32) -> Self {
+        let decoder = face.writing.as_ref().map(|writing| Arc::clone(&writing.decoder));
+        Self { decoder, drawing, ids: Vec::new(), context: 0, written: 0, resume_at }
+    }
+
+    /// Takes tokens in from `position` on; those that came before are passed over. `None` where nothing of them is to be sent.
+    pub(crate) fn push(&mut self, position: u32, tokens: &[u32]) -> Result<Option<Delta>, Error> {
+        let known = self.ids.len().saturating_sub(position as usize);
+        let Some(new) = tokens.get(known..).filter(|new| !new.is_empty()) else { return Ok(None) };
+        let (resume_at, known) = (self.resume_at as usize, self.ids.len());
+        let (sent_before, new) = new.split_at(resume_at.saturating_sub(known).min(new.len()));
+        if !sent_before.is_empty() {
+            self.ids.extend(sent_before);
+            self.text()?;
+        }
+        if new.is_empty() {
+            return Ok(None);
+        }
+        let position = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
+        self.ids.extend(new);
+        Ok(Some(Delta { position, tokens: new.to_vec(), text: self.text()? }))
+    }
+
+    /// The text that came with the newest ids.
+    fn text(&mut self) -> Result<String, Error> {
+        let Some(decoder) = &self.decoder else { return Ok(String::new()) };
+        let ended = is_stop(&self.drawing, self.ids.last());
+        let ids = &self.ids[..self.ids.len() - usize::from(ended)];
+        // A token's text may depend on the one before it (a space between words), so both are decoded with it.
+        let before = decode(&**decoder, &ids[self.context..self.written.min(ids.len())])?;
+        let all = decode(&**decoder, &ids[self.context..])?;
+        if all.len() <= before.len() || all.ends_with('\u{fffd}') && !ended {
+            return Ok(String::new());
+        }
+        let new = all.get(before.len()..).unwrap_or_default().to_owned();
+        (self.context, self.written) = (self.written, ids.len());
+        Ok(new)
+    }
+
+    /// Text that waited for the rest of a code point which never came.
+    pub(crate) fn rest(&mut self) -> Result<String, Error> {
+        let Some(decoder) = &self.decoder else { return Ok(String::new()) };
+        let ended = is_stop(&self.drawing, self.ids.last());
+        let ids = &self.ids[..self.ids.len() - usize::from(ended)];
+        let before = decode(&**decoder, &ids[self.context..self.written.min(ids.len())])?;
+        let all = decode(&**decoder, &ids[self.context..])?;
+        self.written = ids.len();
+        Ok(all.get(before.len()..).unwrap_or_default().to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ids are bytes.
+    struct Bytes;
+
+    impl TextDecoder for Bytes {
+        fn decode(&self, ids: &[u32]) -> Result<String, String> {
+            let bytes: Vec<u8> = ids.iter().map(|id| *id as u8).collect();
+            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        }
+
+        fn id(&self, _: &str) -> Option<u32> {
+            None
+        }
+
+        fn chat(&self, _: &[Value], _: Option<&Value>) -> Result<Vec<u32>, String> {
+            Err("no template".to_owned())
+        }
+    }
+
+    fn deltas(resume_at: u32) -> Deltas {
+        let sampling = Sampling { tokens_max: 99, top_p_q16: 65_536, ..Sampling::default() };
+        let drawing = Drawing::new(sampling, vec![0]).unwrap();
+        let writing =
+            Writing { decoder: Arc::new(Bytes), end_ids: vec![0], sampling: Sampling::default() };
+        Deltas::new(&Face { writing: Some(writing), ..Face::default() }, drawing, resume_at)
+    }
+
+    #[test]
+    fn code_points_come_whole_and_the_end_has_no_text() {
+        let text = "aé漢z";
+        let mut ids: Vec<u32> = text.bytes().map(u32::from).collect();
+        ids.push(0);
+        for size in 1..ids.len() {
+            let mut deltas = deltas(0);
+            let mut all = String::new();
+            for (nth, piece) in ids.chunks(size).enumerate() {
+                let delta = deltas.push((nth * size) as u32, piece).unwrap().unwrap();
+                assert_eq!((delta.position as usize, &delta.tokens[..]), (nth * size, piece));
+                all += &delta.text;
+            }
+            assert_eq!(all, text, "in pieces of {size}");
+            assert_eq!(deltas.rest().unwrap(), "");
+        }
+    }
+
+    #[test]
+    fn what_was_sent_before_is_not_sent_again() {
+        let mut deltas = deltas(3);
+        assert_eq!(deltas.push(0, &[97, 98]).unwrap(), None);
+        let delta = deltas.push(2, &[99, 100, 101]).unwrap().unwrap();
+        let want = Delta { position: 3, tokens: vec![100, 101], text: "de".to_owned() };
+        assert_eq!(delta, want);
+        // A whole answer that comes after its pieces.
+        let delta = deltas.push(0, &[97, 98, 99, 100, 101, 102]).unwrap().unwrap();
+        assert_eq!(delta, Delta { position: 5, tokens: vec![102], text: "f".to_owned() });
+        assert_eq!(deltas.push(0, &[97]).unwrap(), None);
+    }
+
+    #[test]
+    fn half_a_code_point_at_the_end_is_said_to_be_broken() {
+        let mut deltas = deltas(0);
+        deltas.push(0, &[97, 0xc3]).unwrap();
+        assert_eq!(deltas.rest().unwrap(), "a\u{fffd}");
+    }
+}

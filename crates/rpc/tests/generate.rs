@@ -1,0 +1,286 @@
+//! Answers that are generated, over gRPC: whole, token by token, resumed, and given up.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{
+    DOMAIN, END, Node, Setup, Signs,
+    device::{Hold, Stopping},
+    reason, start, start_with, writer,
+};
+use hyperion_engine::{Drawing, RequestStatus};
+use hyperion_model::{Decoder, Limits};
+use hyperion_ops::Reference;
+use hyperion_primitives::{B256, RequestId};
+use hyperion_rpc::{
+    client,
+    r#gen::v1::{
+        self, ChatTurn, InferRequest, InferStreamRequest, TokenInput, infer_request::Input,
+        infer_stream_response::Event,
+    },
+    receipt_json::{Envelope, TensorData},
+    writing::TextDecoder as _,
+};
+use hyperion_verify::Sampling;
+use tonic::Code;
+
+fn ask(text: &str, sampling: Option<v1::Sampling>) -> InferRequest {
+    InferRequest {
+        model: "writer".into(),
+        input: Some(Input::Text(text.to_owned())),
+        sampling,
+        ..InferRequest::default()
+    }
+}
+
+fn warm(tokens_max: u32) -> Option<v1::Sampling> {
+    Some(v1::Sampling { temperature_q16: 2 << 16, tokens_max, ..v1::Sampling::default() })
+}
+
+/// The answer over the scalar definitions, one token after another.
+fn alone(prompt: &[u32], drawing: &Drawing, seed: B256) -> Vec<u32> {
+    let mut reference = Reference::default();
+    let limits = Limits { rows_max: 64, outputs_max: 1, pages: 2 };
+    let mut decoder = Decoder::load(&writer(), &mut reference, limits).unwrap();
+    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(seed));
+    let mut logits = decoder.prefill(&mut reference, &mut context, prompt).unwrap();
+    let mut answer = Vec::new();
+    loop {
+        answer.push(sampler.next(&logits));
+        let last = *answer.last().unwrap();
+        if drawing.ends(sampler.drawn(), last) {
+            return answer;
+        }
+        logits = decoder.step(&mut reference, &mut [(&mut context, last)]).unwrap().remove(0);
+    }
+}
+
+/// What an answer has to be, from the settings and the seed that it came with.
+fn check(answer: &v1::InferResponse) {
+    let wire = answer.sampling.clone().unwrap();
+    let sampling = Sampling {
+        temperature_q16: wire.temperature_q16,
+        top_k: wire.top_k,
+        top_p_q16: wire.top_p_q16,
+        frequency_q16: wire.frequency_q16,
+        presence_q16: wire.presence_q16,
+        tokens_max: wire.tokens_max,
+        ..Sampling::default()
+    };
+    let drawing = Drawing::new(sampling, wire.stop_tokens).unwrap();
+    let claim = answer.claim.as_ref().unwrap().claim.as_ref().unwrap();
+    assert_eq!(claim.sampling_hash, drawing.sampling().hash().as_slice());
+    let want = alone(&answer.input_tokens, &drawing, B256::from_slice(&claim.seed));
+    assert_eq!(answer.tokens, want);
+    let stopped = drawing.stop_ids().contains(want.last().unwrap());
+    assert_eq!(answer.finish_reason, if stopped { "stop" } else { "length" });
+    let shown = &want[..want.len() - usize::from(stopped)];
+    assert_eq!(answer.text, Signs.decode(shown).unwrap());
+    assert_eq!(
+        (claim.in_tokens, claim.out_tokens),
+        (answer.input_tokens.len() as u32, want.len() as u32)
+    );
+}
+
+async fn infer(node: &Node, request: InferRequest) -> v1::InferResponse {
+    node.client().await.inference.infer(request).await.unwrap().into_inner()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_drawn_as_its_settings_and_seed_say() {
+    let node = start().await;
+    for (text, sampling) in [
+        ("HELLO", None),
+        ("A", warm(12)),
+        ("ABC", warm(40)),
+        ("Q", Some(v1::Sampling { stop_tokens: vec![9, 3, 9, 30], ..warm(50).unwrap() })),
+        (
+            "Q",
+            Some(v1::Sampling { frequency_q16: 1 << 15, presence_q16: -300, ..warm(20).unwrap() }),
+        ),
+        ("Q", Some(v1::Sampling { top_k: 3, top_p_q16: 40_000, ..warm(20).unwrap() })),
+    ] {
+        let answer = infer(&node, ask(text, sampling.clone())).await;
+        check(&answer);
+        let filled = answer.sampling.unwrap();
+        if sampling.is_none() {
+            // Greedy, up to the model's limit, and the model's own end.
+            assert_eq!((filled.temperature_q16, filled.tokens_max), (0, 64 - 5 + 1));
+            assert_eq!(filled.stop_tokens, [END]);
+        }
+        let seeded = answer.request.unwrap().seed_mode;
+        assert_eq!(seeded, u32::from(filled.temperature_q16 > 0));
+    }
+    // A chat and token ids, and twice the same request.
+    let turns = [("user", "AB"), ("assistant", "C")]
+        .map(|(role, content)| ChatTurn { role: role.into(), content: content.into() });
+    let chat = Input::Chat(v1::ChatInput { turns: turns.to_vec() });
+    let chat = infer(&node, InferRequest { input: Some(chat), ..ask("", warm(8)) }).await;
+    check(&chat);
+    let ids = TokenInput { ids: chat.input_tokens.clone() };
+    let again = InferRequest {
+        input: Some(Input::Tokens(ids)),
+        request: chat.request.clone(),
+        ..ask("", chat.sampling.clone())
+    };
+    let again = infer(&node, again).await;
+    assert!(again.replayed && again.tokens == chat.tokens);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_says_how_its_answer_was_drawn() {
+    let node = start().await;
+    let asked = InferRequest { wait_for: v1::WaitFor::Logged.into(), ..ask("HELLO", warm(9)) };
+    let answer = infer(&node, asked).await;
+    let data = answer.input_tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let input = TensorData { dtype: hyperion_primitives::Dtype::U32, dims: vec![5, 1], data };
+    let envelope = client::envelope(DOMAIN, answer, Some(vec![input])).unwrap();
+    let read = Envelope::parse(&envelope.to_json()).unwrap();
+    assert_eq!(read, envelope);
+    read.check_log(&node.trust()).unwrap();
+    read.check_request().unwrap();
+    read.check_sampling().unwrap();
+    read.check_input().unwrap();
+    read.check_output().unwrap();
+    let other = envelope.to_json().replace("\"tokensMax\":9", "\"tokensMax\":10");
+    assert!(Envelope::parse(&other).unwrap().check_sampling().is_err());
+    let wrong = envelope.to_json().replace("\"topPQ16\":65536", "\"topPQ16\":65537");
+    assert!(Envelope::parse(&wrong).is_err());
+}
+
+/// Everything that a stream says.
+async fn stream(
+    node: &Node,
+    request: InferRequest,
+    resume_at: u32,
+) -> (Vec<v1::Delta>, v1::InferResponse) {
+    let asked = InferStreamRequest { request: Some(request), resume_at };
+    let mut client = node.client().await;
+    let mut events = client.inference.infer_stream(asked).await.unwrap().into_inner();
+    let accepted = events.message().await.unwrap().unwrap().event.unwrap();
+    assert!(matches!(accepted, Event::Accepted(_)), "{accepted:?}");
+    let mut deltas = Vec::new();
+    loop {
+        match events.message().await.unwrap().unwrap().event.unwrap() {
+            Event::Delta(delta) => deltas.push(delta),
+            Event::Done(done) => {
+                assert!(events.message().await.unwrap().is_none(), "done is last");
+                return (deltas, done);
+            }
+            Event::Accepted(_) => panic!("accepted twice"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_come_in_order_and_a_stream_goes_on_where_it_broke_off() {
+    let node = start().await;
+    let (deltas, done) = stream(&node, ask("HELLO", warm(50)), 0).await;
+    check(&done);
+    let mut next = 0;
+    for delta in &deltas {
+        assert_eq!(delta.position, next);
+        next += delta.tokens.len() as u32;
+    }
+    let tokens: Vec<u32> = deltas.iter().flat_map(|delta| delta.tokens.clone()).collect();
+    let text: Vec<u8> = deltas.iter().flat_map(|delta| delta.text.to_vec()).collect();
+    assert_eq!(
+        (tokens, String::from_utf8(text).unwrap()),
+        (done.tokens.clone(), done.text.clone())
+    );
+
+    let request = InferRequest { request: done.request.clone(), ..ask("HELLO", warm(50)) };
+    for resume_at in [1, 7, done.tokens.len() as u32, 1000] {
+        let (deltas, again) = stream(&node, request.clone(), resume_at).await;
+        assert!(again.replayed);
+        let tokens: Vec<u32> = deltas.iter().flat_map(|delta| delta.tokens.clone()).collect();
+        assert_eq!(tokens, done.tokens.get(resume_at as usize..).unwrap_or_default());
+        assert!(deltas.first().is_none_or(|delta| delta.position == resume_at));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_drawn_is_refused_by_name() {
+    let node = start().await;
+    let mut client = node.client().await;
+    let refused = [
+        (
+            ask("A", Some(v1::Sampling { temperature_q16: 1, ..Default::default() })),
+            "sampling_invalid",
+        ),
+        (
+            ask("A", Some(v1::Sampling { top_p_q16: 65_537, ..Default::default() })),
+            "sampling_invalid",
+        ),
+        (
+            ask("A", Some(v1::Sampling { stop_tokens: vec![64], ..Default::default() })),
+            "sampling_invalid",
+        ),
+        (
+            ask("A", Some(v1::Sampling { stop_tokens: vec![1; 33], ..Default::default() })),
+            "input_too_large",
+        ),
+        (ask("A", Some(v1::Sampling { tokens_max: 65, ..Default::default() })), "input_too_large"),
+        (ask(&"A".repeat(65), None), "input_too_large"),
+        (ask("", None), "input_shape"),
+        (InferRequest { model: "letters".into(), ..ask("A", warm(3)) }, "sampling_invalid"),
+        (
+            InferRequest {
+                model: "letters".into(),
+                input: Some(Input::Chat(v1::ChatInput { turns: vec![ChatTurn::default()] })),
+                ..ask("A", None)
+            },
+            "unsupported_parameter",
+        ),
+        (
+            InferRequest {
+                request: Some(v1::Request { seed_mode: 2, ..v1::Request::default() }),
+                ..ask("A", warm(3))
+            },
+            "bad_field",
+        ),
+        (
+            InferRequest {
+                request: Some(v1::Request {
+                    sampling_hash: vec![1; 32].into(),
+                    ..v1::Request::default()
+                }),
+                ..ask("A", warm(3))
+            },
+            "bad_field",
+        ),
+    ];
+    for (request, want) in refused {
+        let status = client.inference.infer(request.clone()).await.unwrap_err();
+        assert_eq!(reason(&status).0, want, "{request:?}: {status}");
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_hears_ends_its_answer() {
+    let gate = Hold::default();
+    let setup = Setup { devices: vec![Box::new(Stopping::new(&gate))], ..Setup::default() };
+    let node = start_with(setup).await;
+    gate.close();
+    let asked = InferStreamRequest { request: Some(ask("HELLO", warm(50))), resume_at: 0 };
+    let mut client = node.client().await;
+    let mut events = client.inference.infer_stream(asked).await.unwrap().into_inner();
+    let Some(Event::Accepted(accepted)) = events.message().await.unwrap().unwrap().event else {
+        panic!("the first event accepts")
+    };
+    let id = RequestId(B256::from_slice(&accepted.request_id));
+    while !matches!(node.engine.status(id), Some(RequestStatus::Running)) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    drop((events, client));
+    while !matches!(node.engine.status(id), Some(RequestStatus::Failed(_))) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    gate.open();
+    // The place is free, and the next answer comes.
+    check(&infer(&node, ask("A", warm(5))).await);
+    assert_eq!(node.engine.stats().cancelled, 1);
+}

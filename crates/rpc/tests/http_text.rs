@@ -1,0 +1,202 @@
+//! OpenAI's completions and chats over HTTP: whole, as events, and refused by name.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{Node, Signs, start};
+use hyperion_primitives::{B256, RequestId};
+use hyperion_rpc::writing::TextDecoder as _;
+use serde_json::{Value, json};
+
+async fn post(node: &Node, path: &str, body: &Value) -> (u16, String, Value) {
+    let (status, head, body) = node.http("POST", path, &body.to_string()).await;
+    (status, head, serde_json::from_str(&body).unwrap_or(Value::Null))
+}
+
+/// The events of a stream, without the last `[DONE]`.
+async fn events(node: &Node, path: &str, body: &Value) -> Vec<Value> {
+    let (status, head, body) = node.http("POST", path, &body.to_string()).await;
+    assert_eq!(status, 200, "{body}");
+    assert!(head.contains("content-type: text/event-stream"), "{head}");
+    let data: Vec<&str> = body.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+    let (last, events) = data.split_last().unwrap();
+    assert_eq!(*last, "[DONE]");
+    events.iter().map(|event| serde_json::from_str(event).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_completion_comes_whole_with_its_claim() {
+    let node = start().await;
+    let asked = json!({
+        "model": "writer", "prompt": "HELLO", "temperature": 0.7, "top_p": 0.95, "seed": -2,
+        "max_tokens": 20, "n": 1, "logprobs": null, "user": "ann", "echo": false,
+    });
+    let (status, head, body) = post(&node, "/v1/completions", &asked).await;
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["object"], "text_completion");
+    let verification = &body["verification"];
+    let id = verification["request_id"].as_str().unwrap();
+    assert!(head.contains(&format!("x-hyperion-request: {id}")), "{head}");
+    assert_eq!(body["id"], format!("cmpl-{id}"));
+    let sampling = &verification["sampling"];
+    assert_eq!(sampling["temperatureQ16"], 45_875);
+    assert_eq!(sampling["topPQ16"], 62_259);
+    assert_eq!(sampling["tokensMax"], 20);
+    // -2 as 32 bytes, big-endian two's complement.
+    let entropy = format!("0x{}fe", "ff".repeat(31));
+    assert_eq!(verification["entropy"], entropy);
+    let status = node.engine.status(RequestId(id.parse::<B256>().unwrap())).unwrap();
+    let hyperion_engine::RequestStatus::Logged { answer, .. } = status else {
+        // The log may be a moment behind.
+        return;
+    };
+    let tokens: Vec<u32> = answer
+        .output
+        .data
+        .chunks_exact(4)
+        .map(|word| u32::from_le_bytes(word.try_into().unwrap()))
+        .collect();
+    assert_eq!(body["choices"][0]["text"], Signs.decode(&tokens).unwrap());
+    assert_eq!(body["usage"]["prompt_tokens"], 5);
+    assert_eq!(body["usage"]["completion_tokens"], tokens.len());
+
+    // The same seed and prompt give the same text under another request.
+    let (_, _, again) = post(&node, "/v1/completions", &asked).await;
+    assert_ne!(again["id"], body["id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chat_streams_what_it_would_say_whole() {
+    let node = start().await;
+    let asked = json!({
+        "model": "writer", "temperature": 0, "max_completion_tokens": 30,
+        "messages": [
+            {"role": "system", "content": "AB"},
+            {"role": "user", "content": [{"type": "text", "text": "C"}, {"type": "text", "text": "D"}]},
+        ],
+    });
+    let (status, _, whole) = post(&node, "/v1/chat/completions", &asked).await;
+    assert_eq!(status, 200, "{whole}");
+    assert_eq!(whole["object"], "chat.completion");
+    assert_eq!(whole["choices"][0]["message"]["role"], "assistant");
+    assert_eq!(whole["usage"]["prompt_tokens"], 4);
+    let text = whole["choices"][0]["message"]["content"].as_str().unwrap();
+    let finish = &whole["choices"][0]["finish_reason"];
+
+    let mut streamed = asked.clone();
+    streamed["stream"] = true.into();
+    streamed["stream_options"] = json!({"include_usage": true});
+    let events = events(&node, "/v1/chat/completions", &streamed).await;
+    assert_eq!(events[0]["choices"][0]["delta"]["role"], "assistant");
+    let said: String = events
+        .iter()
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str())
+        .collect();
+    assert_eq!(said, text);
+    let [.., last, usage] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(last["choices"][0]["finish_reason"], *finish);
+    let hash = |body: &Value| body["verification"]["output_hash"].clone();
+    assert_eq!(hash(last), hash(&whole));
+    assert_eq!(usage["usage"], whole["usage"]);
+    assert_eq!(usage["choices"], json!([]));
+    assert!(events.iter().all(|event| event["object"] == "chat.completion.chunk"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_one_token_and_ends_the_answer() {
+    let node = start().await;
+    let asked = |prompt: &str, stop: Value| {
+        let (max_tokens, temperature) = (40, 0);
+        json!({
+            "model": "writer", "prompt": prompt, "max_tokens": max_tokens, "stop": stop,
+            "temperature": temperature,
+        })
+    };
+    // A prompt after which the model says three letters at least, the third one new.
+    let mut found = None;
+    for prompt in ["A", "B", "C", "D", "E", "F", "G", "H", "I", "J", "K", "L"] {
+        let (_, _, free) = post(&node, "/v1/completions", &asked(prompt, Value::Null)).await;
+        let text = free["choices"][0]["text"].as_str().unwrap().to_owned();
+        let third = text.chars().nth(2);
+        if third.is_some_and(|third| text.find(third) == Some(2)) {
+            found = Some((prompt, text));
+            break;
+        }
+    }
+    let (prompt, text) = found.unwrap();
+    let stop = text.chars().nth(2).unwrap().to_string();
+    let (status, _, cut) = post(&node, "/v1/completions", &asked(prompt, json!([stop]))).await;
+    assert_eq!(status, 200, "{cut}");
+    let (before, _) = text.split_once(&stop).unwrap();
+    assert_eq!(cut["choices"][0]["text"], before);
+    assert_eq!(cut["choices"][0]["finish_reason"], "stop");
+    let stops = cut["verification"]["sampling"]["stopTokens"].as_array().unwrap();
+    assert_eq!(stops.len(), 2, "its own, and the model's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_built_is_refused_by_name() {
+    let node = start().await;
+    let chat = |extra: Value| {
+        let mut body = json!({"model": "writer", "messages": [{"role": "user", "content": "A"}]});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        body
+    };
+    let cases = [
+        (chat(json!({"n": 2})), "unsupported_parameter", "n"),
+        (chat(json!({"logprobs": true})), "unsupported_parameter", "logprobs"),
+        (chat(json!({"tools": [{"type": "function"}]})), "unsupported_parameter", "chat"),
+        (
+            chat(json!({"response_format": {"type": "json_object"}})),
+            "unsupported_parameter",
+            "response_format",
+        ),
+        (chat(json!({"stop": "AB"})), "unsupported_parameter", "stop"),
+        (chat(json!({"stop": 3})), "bad_field", "stop"),
+        (chat(json!({"temperature": -1})), "bad_field", "temperature"),
+        (chat(json!({"temperature": 1e300})), "sampling_invalid", "temperature"),
+        (chat(json!({"temperature": 0.001})), "sampling_invalid", "sampling"),
+        (chat(json!({"top_p": 0})), "sampling_invalid", "top_p"),
+        (chat(json!({"presence_penalty": 99})), "sampling_invalid", "sampling"),
+        (
+            chat(json!({"max_tokens": 3, "max_completion_tokens": 4})),
+            "bad_field",
+            "max_completion_tokens",
+        ),
+        (chat(json!({"max_tokens": 0})), "bad_field", "max_tokens"),
+        (chat(json!({"max_tokens": 5000})), "input_too_large", "input"),
+        (chat(json!({"prompt": "A"})), "bad_field", "prompt"),
+        (chat(json!({"messages": []})), "bad_field", "messages"),
+        (chat(json!({"messages": [{"content": "A"}]})), "bad_field", "messages"),
+        (
+            chat(json!({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]})),
+            "bad_field",
+            "messages",
+        ),
+        (chat(json!({"model": "letters"})), "bad_field", "model"),
+        (chat(json!({"model": "nobody"})), "model_not_found", "model"),
+        (chat(json!({"verification": {"wait_for": "ever"}})), "bad_field", "wait_for"),
+    ];
+    for (body, code, param) in cases {
+        for stream in [false, true] {
+            let mut body = body.clone();
+            body["stream"] = stream.into();
+            let (status, _, answer) = post(&node, "/v1/chat/completions", &body).await;
+            assert!((400..500).contains(&status), "{body}: {status} {answer}");
+            let error = &answer["error"];
+            assert_eq!(
+                (error["code"].as_str(), error["param"].as_str()),
+                (Some(code), Some(param)),
+                "{body}: {answer}"
+            );
+        }
+    }
+    let prompts = [json!(["A", "B"]), json!([]), json!(3), json!([1, -1]), Value::Null];
+    for prompt in prompts {
+        let body = json!({"model": "writer", "prompt": prompt});
+        let (status, _, answer) = post(&node, "/v1/completions", &body).await;
+        assert_eq!(status, 400, "{body}: {answer}");
+    }
+    let ids = json!({"model": "writer", "prompt": [1, 2, 3], "temperature": 0});
+    assert_eq!(post(&node, "/v1/completions", &ids).await.0, 200);
+}
