@@ -47,7 +47,11 @@ fn its_keys_are_those_of_the_configuration() {
     let (models, said): (BTreeMap<_, _>, BTreeMap<_, _>) =
         said.into_iter().partition(|(key, _)| key.starts_with("models."));
     assert_eq!(said, keys);
-    assert!(models.keys().eq(["models.<alias>.path", "models.<alias>.tokenizer"]));
+    assert!(models.keys().eq([
+        "models.<alias>.draft",
+        "models.<alias>.path",
+        "models.<alias>.tokenizer"
+    ]));
 }
 
 #[test]

@@ -85,14 +85,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "not given".to_owned()
         })
     })?;
-    check("sampling", || {
-        envelope.check_sampling()?;
-        Ok(if envelope.sampling.is_some() {
-            format!("samplingHash {}", claim.sampling_hash)
-        } else {
-            "not given".to_owned()
-        })
-    })?;
+    if !claim.sampling_hash.is_zero() || envelope.sampling.is_some() {
+        check("sampling", || {
+            envelope.check_sampling()?;
+            Ok(if envelope.sampling.is_some() {
+                format!("samplingHash {}", claim.sampling_hash)
+            } else {
+                "not given".to_owned()
+            })
+        })?;
+    }
     check("output", || {
         envelope.check_output()?;
         Ok(if envelope.output.is_some() {
