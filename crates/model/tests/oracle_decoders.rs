@@ -2,12 +2,18 @@
 
 mod common;
 
+use std::{path::Path, sync::Arc};
+
 use common::{
     Folder,
     decoders::{FAMILIES, family, ids},
+    import_bytes,
 };
-use hyperion_model::oracle::{Agreement, CheckError, Oracle, OracleError, check, perplexity};
-use hyperion_ops::Reference;
+use hyperion_model::{
+    Model, Tokenizer, Trust,
+    oracle::{Agreement, CheckError, Oracle, OracleError, check, perplexity},
+};
+use hyperion_ops::{Cpu, KernelSet, Reference, Serial};
 use hyperion_primitives::Mix;
 
 fn inputs(mix: &mut Mix, lengths: &[usize]) -> Vec<Vec<u8>> {
@@ -71,6 +77,24 @@ fn perplexity_is_that_of_float_within_a_percent() {
         let share = scored.exact / scored.float.unwrap();
         assert!((0.97..1.03).contains(&share), "{name}: {scored}");
     }
+}
+
+#[test]
+fn a_trained_model_is_as_sure_of_its_held_out_text_as_float_is() {
+    let source = Path::new("../../fixtures/pydoc");
+    let model = Model::from_bytes(import_bytes(source).unwrap(), Trust::Nothing).unwrap();
+    let oracle = Oracle::open(source).unwrap();
+    let tokenizer = Tokenizer::open(&source.join("tokenizer.json"), u32::MAX).unwrap();
+    let tokenizer = tokenizer.for_model(model.tokenizer_hash()).unwrap();
+    let text = std::fs::read_to_string(source.join("heldout.txt")).unwrap();
+    // Six windows; `hyperion model perplexity` scores the whole.
+    let ids = &tokenizer.encode(&text).unwrap()[..3072];
+    let mut device = Cpu::new(KernelSet::best(), Arc::new(Serial));
+    let scored = perplexity(&model, Some(&oracle), &mut device, (ids, 512), &mut |_| {});
+    let scored = scored.unwrap();
+    println!("{scored}");
+    let share = scored.exact / scored.float.unwrap();
+    assert!((0.99..1.01).contains(&share), "{scored}");
 }
 
 #[test]
