@@ -6,12 +6,15 @@ use std::{
 };
 
 use hyperion_engine::{Answer, ClaimSink, Clock, ModelInfo, Pushback, SignError, Signer};
-use hyperion_primitives::{Address, B256};
+use hyperion_primitives::{Address, B256, ClaimDigest, RequestId};
 use hyperion_rpc::{
     door::{Observer, Prices},
     health::Readiness,
+    log::{Checkpoint, LogView, Standing},
+    status::{Code, Error},
 };
 use hyperion_verify::sign;
+use tokio::sync::watch;
 
 /// Time since 1970.
 pub fn now() -> Duration {
@@ -67,7 +70,8 @@ impl ClaimSink for Sink {
     }
 }
 
-/// Prices nothing, is always ready, watches nothing.
+/// Prices nothing, is always ready, watches nothing, and holds no log.
+#[allow(dead_code, reason = "for benches with a door")]
 pub struct Nothing;
 
 impl Prices for Nothing {
@@ -84,4 +88,51 @@ impl Readiness for Nothing {
 
 impl Observer for Nothing {
     fn answered(&self, _: &'static str, _: &str, _: &'static str, _: Duration) {}
+}
+
+#[allow(dead_code, reason = "for benches with a door")]
+fn none<T>() -> Result<T, Error> {
+    Err(Error::new(Code::Unimplemented, "this bench waits for signatures only"))
+}
+
+impl LogView for Nothing {
+    fn checkpoints(&self) -> watch::Receiver<Option<Arc<Checkpoint>>> {
+        watch::channel(None).1
+    }
+
+    fn checkpoint(&self, _: u64) -> Result<Checkpoint, Error> {
+        none()
+    }
+
+    fn entry(&self, _: u64) -> Result<Vec<u8>, Error> {
+        none()
+    }
+
+    fn inclusion(&self, _: u64, _: u64) -> Result<Vec<B256>, Error> {
+        none()
+    }
+
+    fn consistency(&self, _: u64, _: u64) -> Result<Vec<B256>, Error> {
+        none()
+    }
+
+    fn tile(&self, _: u8, _: u64, _: u16) -> Result<Vec<u8>, Error> {
+        none()
+    }
+
+    fn entries(&self, _: u64, _: u16) -> Result<Vec<u8>, Error> {
+        none()
+    }
+
+    fn index_of_leaf(&self, _: B256) -> Result<Option<u64>, Error> {
+        none()
+    }
+
+    fn claim(&self, _: ClaimDigest) -> Result<Option<Standing>, Error> {
+        none()
+    }
+
+    fn claim_of(&self, _: RequestId) -> Result<Option<ClaimDigest>, Error> {
+        none()
+    }
 }

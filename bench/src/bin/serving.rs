@@ -37,15 +37,12 @@ use hyperion_rpc::{
     door::{Door, Parts as DoorParts},
     r#gen::v1::{self, infer_request::Input, tensor::Body},
     limits::Limits,
-    log::{Checkpoint, LogView, Standing},
     serve::{Listeners, ServeConfig, Shutdown},
-    status::{Code, Error},
 };
 use hyperion_store::{BlockInput, Seal, Store, StoreConfig};
 use hyperion_verify::{Domain, Request, sign};
 use serde_json::{Value, json};
 use stand_ins::{Key, Nothing, RealClock, Sink, now};
-use tokio::sync::watch;
 
 const DOMAIN: Domain = Domain { chain_id: 31_337, verifying_contract: Address::repeat_byte(0x52) };
 const IN_FLIGHT: usize = 64;
@@ -412,51 +409,5 @@ fn append(store: &Store, claims: &mpsc::Receiver<Arc<Answer>>, engine: &Engine) 
             .map(|(answer, index)| (answer.claim.claim.request_id, answer.digest, index))
             .collect();
         engine.logged(&places);
-    }
-}
-
-fn none<T>() -> Result<T, Error> {
-    Err(Error::new(Code::Unimplemented, "this bench waits for signatures only"))
-}
-
-impl LogView for Nothing {
-    fn checkpoints(&self) -> watch::Receiver<Option<Arc<Checkpoint>>> {
-        watch::channel(None).1
-    }
-
-    fn checkpoint(&self, _: u64) -> Result<Checkpoint, Error> {
-        none()
-    }
-
-    fn entry(&self, _: u64) -> Result<Vec<u8>, Error> {
-        none()
-    }
-
-    fn inclusion(&self, _: u64, _: u64) -> Result<Vec<B256>, Error> {
-        none()
-    }
-
-    fn consistency(&self, _: u64, _: u64) -> Result<Vec<B256>, Error> {
-        none()
-    }
-
-    fn tile(&self, _: u8, _: u64, _: u16) -> Result<Vec<u8>, Error> {
-        none()
-    }
-
-    fn entries(&self, _: u64, _: u16) -> Result<Vec<u8>, Error> {
-        none()
-    }
-
-    fn index_of_leaf(&self, _: B256) -> Result<Option<u64>, Error> {
-        none()
-    }
-
-    fn claim(&self, _: ClaimDigest) -> Result<Option<Standing>, Error> {
-        none()
-    }
-
-    fn claim_of(&self, _: RequestId) -> Result<Option<ClaimDigest>, Error> {
-        none()
     }
 }

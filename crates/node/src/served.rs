@@ -128,29 +128,72 @@ pub(crate) fn served(alias: &str, path: &Path, tokenizer: &Path) -> Result<Serve
     Ok(served)
 }
 
-/// The built-in classifier of `--dev`: weights and graph travel in the program.
+/// The built-in models of `--dev`: what they are imported from travels in the program.
 pub mod embedded {
+    use std::io::Cursor;
+
     use anyhow::Context as _;
+    use hyperion_model::{Tokenizer, import};
 
-    use super::{Model, Result, Served, Trust, fs};
+    use super::{Arc, Generation, Model, Result, Served, Text, Trust, fs};
 
-    const GRAPH: &str = include_str!("../../../fixtures/digits/graph.json");
-    const WEIGHTS: &[u8] = include_bytes!("../../../fixtures/digits/model.safetensors");
-    /// An image of a seven, as the model reads it.
+    const DIGITS: [(&str, &[u8]); 2] = [
+        ("graph.json", include_bytes!("../../../fixtures/digits/graph.json")),
+        ("model.safetensors", include_bytes!("../../../fixtures/digits/model.safetensors")),
+    ];
+    const PYDOC: [(&str, &[u8]); 5] = [
+        ("config.json", include_bytes!("../../../fixtures/pydoc/config.json")),
+        ("model.safetensors", include_bytes!("../../../fixtures/pydoc/model.safetensors")),
+        ("tokenizer.json", include_bytes!("../../../fixtures/pydoc/tokenizer.json")),
+        ("tokenizer_config.json", include_bytes!("../../../fixtures/pydoc/tokenizer_config.json")),
+        (
+            "generation_config.json",
+            include_bytes!("../../../fixtures/pydoc/generation_config.json"),
+        ),
+    ];
+    /// An image of a seven, as the digits model reads it.
     pub const SEVEN: &[u8] = include_bytes!("../../../fixtures/digits/seven.i32");
 
-    /// Imports the digits classifier; the same model everywhere.
+    /// Imports every built-in model; the same everywhere.
     ///
     /// # Errors
     ///
-    /// When there is no place for two small temporary files.
+    /// As for [`digits`].
+    pub fn all() -> Result<Vec<Served>> {
+        Ok(vec![digits()?, pydoc()?])
+    }
+
+    /// Imports the digits classifier.
+    ///
+    /// # Errors
+    ///
+    /// When there is no place for a few temporary files.
     pub fn digits() -> Result<Served> {
+        let (model, _) = imported(&DIGITS)?;
+        Ok(Served::bare("digits", model))
+    }
+
+    /// Imports the text model, which writes as Python's documentation does.
+    ///
+    /// # Errors
+    ///
+    /// As for [`digits`].
+    pub fn pydoc() -> Result<Served> {
+        let (model, folder) = imported(&PYDOC)?;
+        let tokenizer = Tokenizer::whole(&folder.path().join("tokenizer.json"))?;
+        let advice = Generation::of(folder.path())?;
+        let text = Text::new(tokenizer.for_model(model.tokenizer_hash())?, &advice)?;
+        let (text, advice) = (Some(Arc::new(text)), Some(advice));
+        Ok(Served { text, advice, ..Served::bare("pydoc", model) })
+    }
+
+    fn imported(files: &[(&str, &[u8])]) -> Result<(Model, tempfile::TempDir)> {
         let folder = tempfile::tempdir().context("a temporary folder")?;
-        fs::write(folder.path().join("graph.json"), GRAPH)?;
-        fs::write(folder.path().join("model.safetensors"), WEIGHTS)?;
-        let parts = hyperion_model::import::import(folder.path(), &mut |_, _| {})?;
-        let mut bytes = Vec::new();
-        parts.write(&mut bytes)?;
-        Ok(Served::bare("digits", Model::from_bytes(bytes, Trust::Roots)?))
+        for (name, bytes) in files {
+            fs::write(folder.path().join(name), bytes)?;
+        }
+        let mut file = Cursor::new(Vec::new());
+        import::write(folder.path(), &mut file, &mut |_, _| {})?;
+        Ok((Model::from_bytes(file.into_inner(), Trust::Roots)?, folder))
     }
 }

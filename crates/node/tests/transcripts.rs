@@ -18,6 +18,7 @@ fn an_agent_asks_keeps_the_receipt_and_checks_it_with_the_node_gone() {
             "grpc 127.0.0.1:…   http 127.0.0.1:…   metrics 127.0.0.1:…",
             "log key localhost/hyperion/31337+…+…",
             "model digits  0x…  native  6464 MAC a row  known answer ok",
+            "model pydoc  0x…  claims only  …",
             "ready in … s",
         ],
     );
@@ -138,7 +139,7 @@ fn the_demo_runs_from_import_to_payment() {
         assert!(has(start), "no line starts with {start:?}:\n{told}");
     }
     let recomputed = told.lines().filter(|line| line.starts_with("recompute  ok")).count();
-    assert_eq!(recomputed, 3, "{told}");
+    assert_eq!(recomputed, 4, "{told}");
     assert!(told.ends_with("Everything held.\n"), "{told}");
 }
 

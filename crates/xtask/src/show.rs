@@ -70,6 +70,11 @@ impl Check {
         }
     }
 
+    /// A figure that is to be known and has no goal.
+    pub(crate) fn told(what: impl Into<String>, figure: f64) -> Self {
+        Self { what: what.into(), figure: round(figure), goal: "none".to_owned(), holds: true }
+    }
+
     /// A count that must be exactly `goal`.
     pub(crate) fn equal(what: impl Into<String>, figure: u64, goal: u64) -> Self {
         Self {

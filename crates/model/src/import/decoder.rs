@@ -500,7 +500,7 @@ impl Sizes {
         within("intermediate_size", inner, DEPTH_MAX, "1 to 131,071 is supported")?;
         within("num_hidden_layers", layers, small(LAYERS_MAX), "1 to 1,024 is supported")?;
         within("vocab_size", vocab, VOCABULARY_MAX, "1 to 262,144 is supported")?;
-        within("max_position_embeddings", positions, u32::MAX, "1 at least")?;
+        within("max_position_embeddings", positions, u32::MAX, "1 to 4,294,967,295")?;
         let divides = heads > 0 && hidden.is_multiple_of(heads);
         let head_dim = head_dim.unwrap_or(if divides { hidden / heads } else { 0 });
         let attention = AttentionShape::new(small(heads), small(kv_heads), small(head_dim));

@@ -43,6 +43,9 @@ const SENTENCES: [&str; 3] = [
     "Integer arithmetic gives identical results everywhere.",
     "The cat sleeps on the warm windowsill.",
 ];
+/// What the language model is asked; it was trained on Python's documentation.
+const MESSAGE: &str = "What is the with statement?";
+const ANSWER_TOKENS: u32 = 64;
 const QUESTION: &str = "How can I keep bread from going stale?";
 const RIGHT: &str =
     "Bread stays fresh for longer when you keep it in a paper bag inside a bread box.";
@@ -92,9 +95,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let key = runtime.block_on(demo.serve())?;
 
     say!(
-        "\n== 4. The node is gone; each receipt is checked offline, and its result computed again"
+        "\n== 5. The node is gone; each receipt is checked offline, and its result computed again"
     )?;
-    for (index, sentence) in SENTENCES.iter().enumerate() {
+    for (index, sentence) in SENTENCES.iter().chain([&MESSAGE]).enumerate() {
         say!("-- {sentence}")?;
         verify::run(&verify::Arguments {
             receipt: demo.receipt(index),
@@ -122,7 +125,7 @@ impl Demo {
     /// Steps that need a running node; returns the public key of its log.
     async fn serve(&self) -> Result<String> {
         let mut served = served::models(&self.config)?;
-        served.push(embedded::digits()?);
+        served.extend(embedded::all()?);
         let listeners = wire::listen(&self.config).await?;
         let node = Node::start(&self.config, &served, |error| {
             tracing::error!(%error, "the store refuses blocks");
@@ -143,7 +146,13 @@ impl Demo {
             infer::ask(&ask, domain(&node.chain)).await?;
         }
 
-        say!("\n== 3. A contract pays for the answer whose meaning is near")?;
+        say!("\n== 3. A small language model answers, token by token in exact integers")?;
+        say!("-- {MESSAGE}")?;
+        let receipt = self.receipt(SENTENCES.len());
+        let ask = infer::Arguments::text("pydoc", MESSAGE, &address, receipt);
+        infer::ask(&ask.as_chat(ANSWER_TOKENS), domain(&node.chain)).await?;
+
+        say!("\n== 4. A contract pays for the answer whose meaning is near")?;
         let (spec, txs) = (node.chain.clone(), node.transactions.clone());
         let (file, key) = (self.file.clone(), node.ledger.key().to_string());
         tokio::task::spawn_blocking(move || bounty(&spec, &txs, &file)).await??;

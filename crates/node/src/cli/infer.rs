@@ -31,6 +31,9 @@ pub(crate) struct Arguments {
     /// Text, for a model that reads text.
     #[arg(long)]
     text: Option<String>,
+    /// Send the text as the message of a chat, by the model's own template.
+    #[arg(long, requires = "text")]
+    chat: bool,
     /// Tokens of the answer at most, for a model that generates; 0: as many as it has room for.
     #[arg(long, default_value_t = 0)]
     tokens: u32,
@@ -70,6 +73,7 @@ impl Arguments {
             model: model.to_owned(),
             input: None,
             text: Some(text.to_owned()),
+            chat: false,
             tokens: 0,
             temperature: 0.0,
             wait: Wait::Logged,
@@ -78,6 +82,13 @@ impl Arguments {
             token: None,
             chain_file: None,
         }
+    }
+}
+
+impl Arguments {
+    /// The same as a message of a chat, with an answer of so many tokens at most.
+    pub(super) fn as_chat(self, tokens: u32) -> Self {
+        Self { chat: true, tokens, ..self }
     }
 }
 
@@ -110,7 +121,12 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
     };
     let input = match &arguments.text {
         Some(text) => {
-            request.input = Some(v1::infer_request::Input::Text(text.clone()));
+            request.input = Some(if arguments.chat {
+                let turn = v1::ChatTurn { role: "user".to_owned(), content: text.clone() };
+                v1::infer_request::Input::Chat(v1::ChatInput { turns: vec![turn] })
+            } else {
+                v1::infer_request::Input::Text(text.clone())
+            });
             None
         }
         None => {

@@ -72,8 +72,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     trace::start(&config.trace)?;
     let mut served = served::models(&config)?;
-    if arguments.dev && served.iter().all(|one| one.alias != "digits") {
-        served.push(embedded::digits()?);
+    if arguments.dev {
+        let own = |one: &Served| served.iter().all(|other| other.alias != one.alias);
+        let embedded: Vec<Served> = embedded::all()?.into_iter().filter(own).collect();
+        served.extend(embedded);
     }
     if served.is_empty() {
         bail!("no model is configured; name one with --model ALIAS=FILE, or start with --dev");
@@ -133,7 +135,7 @@ async fn serve(
     for info in node.engine.models() {
         let manifest = info.model.manifest();
         let native = if manifest.native { "native" } else { "claims only" };
-        let macs = manifest.macs(1, 0).unwrap_or_default();
+        let macs = manifest.macs(1, manifest.generator.into()).unwrap_or_default();
         let ready =
             info.ready.map_or_else(|error| error.to_string(), |()| "known answer ok".to_owned());
         say!(

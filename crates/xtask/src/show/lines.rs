@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use super::{Bench, Check, Line, Measured};
 
+mod text;
+
 /// Every line, in the order of the issues.
 pub(super) const LINES: &[Line] = &[
     Line {
@@ -46,6 +48,26 @@ pub(super) const LINES: &[Line] = &[
         measure: data_centre,
     },
     Line { id: "G5", says: "faults: a device removed, a weight's bit flipped", measure: faults },
+    Line {
+        id: "L1",
+        says: "text: random schedules of answers against one prefill",
+        measure: text::schedules,
+    },
+    Line {
+        id: "L4",
+        says: "text: checking an answer of 256 tokens against generating it, 1.1B shape",
+        measure: text::checking,
+    },
+    Line {
+        id: "L5",
+        says: "text: first token and time between tokens of 1, 8 and 32 streams",
+        measure: text::streams,
+    },
+    Line {
+        id: "L6",
+        says: "text: bent models and requests that cannot be answered",
+        measure: text::abuse,
+    },
 ];
 
 fn bits(bench: &Bench) -> Result<Measured> {

@@ -1,0 +1,85 @@
+//! A language model in the real binary: asked, talked to, its receipts checked with the node gone.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+};
+
+use common::{Home, python};
+
+#[test]
+fn an_answer_is_kept_and_checked_by_one_prefill() {
+    let home = Home::new();
+    let node = home.node(&["--dev"]);
+    let url = node.grpc_url();
+    let mut receipts = Vec::new();
+    for (name, more) in
+        [("greedy.json", &["--chat"][..]), ("drawn.json", &["--temperature", "0.8"][..])]
+    {
+        let mut asked = vec!["infer", "pydoc", "--text", "What is the with statement?"];
+        asked.extend(["--tokens", "40", "--node", &url, "--receipt", name]);
+        asked.extend(more);
+        let said = home.ok(&asked);
+        assert!(said.contains("answer   ") && said.contains("tokens   "), "{said}");
+        receipts.push(name);
+    }
+    let (key, _) = (node.log_key(), drop(node));
+    let verify = ["--recompute", "--log-key", &key];
+    for name in receipts {
+        let said = home.ok(&[&["verify", name][..], &verify].concat());
+        let lines: Vec<&str> = said.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        let want = ["signature", "request", "log", "input", "sampling", "output", "recompute"];
+        assert_eq!(lines, want, "{said}");
+        assert!(said.contains("recompute  ok   equal, "), "{said}");
+    }
+    // Settings that were not those of the answer.
+    let text = fs::read_to_string(home.file("drawn.json")).unwrap();
+    let other = text.replace("\"tokensMax\":40", "\"tokensMax\":41");
+    assert_ne!(other, text);
+    fs::write(home.file("other.json"), other).unwrap();
+    let output = home.run(&[&["verify", "other.json"][..], &verify].concat());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("sampling   FAILED"), "{said}");
+}
+
+#[test]
+fn a_conversation_in_the_terminal_leaves_a_receipt() {
+    let home = Home::new();
+    let node = home.node(&["--dev"]);
+    let url = node.grpc_url();
+    let arguments = ["chat", "pydoc", "--tokens", "24", "--node", &url];
+    let mut command = home.hyperion(&arguments);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    writeln!(input, "What is a list?\nAnd a tuple?").unwrap();
+    // The log is a block behind; a receipt that is not there yet is asked for again.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    writeln!(input, "/receipt last.json\n/quit").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches(", claim 0x").count(), 2, "{said}");
+    let key = node.log_key();
+    let checked = home.ok(&["verify", "last.json", "--recompute", "--log-key", &key]);
+    assert!(checked.contains("recompute  ok"), "{checked}");
+}
+
+#[test]
+fn the_openai_client_completes_and_chats() {
+    let Some(python) = python() else { return };
+    let home = Home::new();
+    let node = home.node(&["--dev"]);
+    let output = Command::new(python)
+        .arg("../../tests/python/test_openai.py")
+        .args(["--base-url", &format!("http://{}/v1", node.http())])
+        .output()
+        .unwrap();
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+}

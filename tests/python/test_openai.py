@@ -1,0 +1,75 @@
+"""An unmodified OpenAI client against a node: models, completions, chats, streams, errors."""
+
+import argparse
+
+import openai
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--base-url", required=True)
+client = openai.OpenAI(base_url=parser.parse_args().base_url, api_key="none")
+
+models = {model.id for model in client.models.list()}
+assert {"digits", "pydoc"} <= models, models
+
+prompt = "The with statement"
+whole = client.completions.create(model="pydoc", prompt=prompt, max_tokens=20, temperature=0)
+assert whole.object == "text_completion" and whole.choices[0].text, whole
+assert whole.usage.completion_tokens <= 20
+verification = whole.model_extra["verification"]
+assert verification["claim_digest"].startswith("0x"), verification
+assert verification["sampling"]["temperatureQ16"] == 0, verification
+
+messages = [
+    {"role": "system", "content": "Answer shortly."},
+    {"role": "user", "content": "What is a list?"},
+]
+chat = client.chat.completions.create(model="pydoc", messages=messages, max_tokens=24, temperature=0)
+text = chat.choices[0].message.content
+assert chat.choices[0].message.role == "assistant" and text, chat
+
+pieces, last, usage = [], None, None
+stream = client.chat.completions.create(
+    model="pydoc", messages=messages, max_tokens=24, temperature=0, stream=True,
+    stream_options={"include_usage": True},
+)
+for chunk in stream:
+    if chunk.usage:
+        usage = chunk.usage
+    if chunk.choices:
+        pieces.append(chunk.choices[0].delta.content or "")
+        last = chunk
+assert "".join(pieces) == text, (pieces, text)
+assert last.choices[0].finish_reason == chat.choices[0].finish_reason
+hashes = [answer.model_extra["verification"]["output_hash"] for answer in (chat, last)]
+assert hashes[0] == hashes[1], hashes
+assert usage.total_tokens == chat.usage.total_tokens, usage
+
+# Drawn with a seed: its settings come back in the sampler's own numbers.
+drawn = client.chat.completions.create(
+    model="pydoc", messages=messages, max_tokens=24, temperature=0.7, top_p=0.95, seed=7,
+)
+sampling = drawn.model_extra["verification"]["sampling"]
+assert (sampling["temperatureQ16"], sampling["topPQ16"]) == (45875, 62259), sampling
+assert drawn.model_extra["verification"]["entropy"] == "0x" + f"{7:064x}"
+
+# A stream that is left early.
+stream = client.completions.create(model="pydoc", prompt=prompt, max_tokens=500, stream=True)
+next(iter(stream))
+stream.close()
+
+for wrong in (dict(n=2), dict(logprobs=True), dict(max_tokens=100_000), dict(temperature=200.0)):
+    try:
+        client.chat.completions.create(model="pydoc", messages=messages, **wrong)
+    except openai.BadRequestError as error:
+        assert error.code in ("unsupported_parameter", "input_too_large", "sampling_invalid"), error
+    except openai.APIStatusError as error:
+        assert error.status_code == 413, error
+    else:
+        raise AssertionError(f"{wrong} was taken")
+try:
+    client.chat.completions.create(model="nobody", messages=messages)
+except openai.NotFoundError as error:
+    assert error.code == "model_not_found", error
+else:
+    raise AssertionError("a model that is not there answered")
+print("ok")
