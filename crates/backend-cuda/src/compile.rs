@@ -10,7 +10,7 @@ use std::{
 use cudarc::nvrtc::{result, sys};
 use hyperion_primitives::{B256, keccak256};
 
-use crate::source;
+use crate::{libraries, source};
 
 /// Why there are no kernels for a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,8 +44,7 @@ impl Error for CompileError {}
 ///
 /// When NVRTC is not there, or does not know the architecture.
 pub fn compile(architecture: &str, cache: Option<&Path>) -> Result<Vec<u8>, CompileError> {
-    // SAFETY: the call only tries to open libraries.
-    if !unsafe { sys::is_culib_present() } {
+    if !libraries::has_nvrtc() {
         return Err(CompileError::NoCompiler);
     }
     let source = source();

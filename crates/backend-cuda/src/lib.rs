@@ -3,6 +3,7 @@
 //! ```text
 //! driver.rs    what a machine that runs kernels is: memory, transfers, launches
 //! nvidia.rs    that machine: CUDA's driver, graphs, events
+//! libraries.rs which of CUDA's libraries are here
 //! products.rs  cuBLASLt's int8 products, where they are faster
 //! compile.rs   kernels/*.cu through NVRTC, kept on disk
 //! kernels.rs   which kernels there are
@@ -21,6 +22,7 @@ mod compile;
 mod cuda;
 mod driver;
 mod kernels;
+mod libraries;
 mod nvidia;
 mod products;
 mod room;

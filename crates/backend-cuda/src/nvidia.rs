@@ -21,7 +21,7 @@ use hyperion_ops::BackendError;
 
 use crate::{
     Address, CompileError, Cuda, DeviceDescription, Driver, Kernel, Launch, ProductShape, Work,
-    compile, products::Products,
+    compile, libraries, products::Products,
 };
 
 /// Lists of work that are kept as graphs.
@@ -79,8 +79,7 @@ impl From<DriverError> for OpenError {
 ///
 /// When there is no driver, or it refuses.
 pub fn devices() -> Result<usize, OpenError> {
-    // SAFETY: the call only tries to open libraries.
-    if !unsafe { sys::is_culib_present() } {
+    if !libraries::has_driver() {
         return Err(OpenError::NoDriver);
     }
     guarded(|| Ok(usize::try_from(CudaContext::device_count()?).unwrap_or(0)))

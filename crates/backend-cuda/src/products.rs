@@ -13,7 +13,7 @@ use cudarc::{
     driver::{CudaSlice, CudaStream, DevicePtr},
 };
 
-use crate::{Address, ProductShape};
+use crate::{Address, ProductShape, libraries};
 
 /// Memory that the library may use on its own, NVIDIA's recommendation for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -28,8 +28,7 @@ pub(crate) struct Products {
 impl Products {
     /// `None` where the library is not installed or refuses.
     pub(crate) fn new(stream: &Arc<CudaStream>) -> Option<Self> {
-        // SAFETY: the call only tries to open libraries.
-        if !unsafe { sys::is_culib_present() } {
+        if !libraries::has_cublaslt() {
             return None;
         }
         // SAFETY: the library writes here before it reads.

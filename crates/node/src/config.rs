@@ -32,6 +32,8 @@ pub struct NodeConfig {
     pub chain_file: PathBuf,
     /// Models to serve, by alias.
     pub models: BTreeMap<String, ModelConfig>,
+    /// Models in floating point to serve; empty but in builds with the feature `candle-float`.
+    pub float_models: Vec<FloatModelConfig>,
     /// Worker identity.
     pub worker: WorkerConfig,
     /// Workers on other hosts.
@@ -66,6 +68,7 @@ impl Default for NodeConfig {
             data_dir: "data".into(),
             chain_file: PathBuf::new(),
             models: BTreeMap::new(),
+            float_models: Vec::new(),
             worker: WorkerConfig::default(),
             workers: WorkersConfig::default(),
             log: LogConfig::default(),
@@ -94,6 +97,31 @@ pub struct ModelConfig {
     /// For a generator: the alias of a smaller one with the same tokens that proposes tokens to it; empty: none. It changes how
     /// fast answers come and nothing else.
     pub draft: String,
+}
+
+/// One model in floating point to serve; its results are attested only.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct FloatModelConfig {
+    /// The name it is asked for by.
+    pub alias: String,
+    /// A folder of Hugging Face's: `config.json`, `tokenizer.json`, `.safetensors` files.
+    pub path: PathBuf,
+    /// `cpu`, or `cuda:N` in a build with the feature `candle-cuda`.
+    pub device: String,
+    /// `f32`, `bf16`, `f16`, or `auto`: f32 on the CPU, the format of the weights on a GPU.
+    pub dtype: String,
+}
+
+impl Default for FloatModelConfig {
+    fn default() -> Self {
+        Self {
+            alias: String::new(),
+            path: PathBuf::new(),
+            device: "cpu".to_owned(),
+            dtype: "auto".to_owned(),
+        }
+    }
 }
 
 /// Worker identity.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod devices;
+mod float;
 pub mod keys;
 pub mod known_logs;
 pub mod ledger;

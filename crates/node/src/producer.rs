@@ -19,7 +19,10 @@ use hyperion_engine::{Answer, ClaimSink, Clock as _, Engine, Pushback};
 use hyperion_executor::{SkipReason, TxOutcome};
 use hyperion_primitives::{ClaimDigest, RequestId};
 use hyperion_store::{BlockInput, Seal, StoreError};
-use hyperion_verify::state::{ClaimWord, StatePath, Word};
+use hyperion_verify::{
+    SignedClaim,
+    state::{ClaimWord, StatePath, Word},
+};
 
 use crate::{
     chain::{Chain, Executed, Mined, Pending, Transactions, TxRefused},
@@ -54,6 +57,11 @@ impl ClaimSink for Queue {
 }
 
 impl Queue {
+    /// Another end of the same queue, for claims that the engine does not make.
+    pub fn claims(&self) -> Self {
+        Self(self.0.clone())
+    }
+
     /// Another end of the same queue, for transactions.
     pub fn transactions(&self, block_gas_max: u64) -> Transactions {
         Transactions::new(self.0.clone(), block_gas_max)
@@ -229,7 +237,8 @@ impl Block {
             .collect();
         let snapshot = store.snapshot();
         let pinned = snapshot.pin()?;
-        let mut diff = words(&places, |path| pinned.get(path).is_some());
+        let signed = claims.iter().map(|answer| &answer.claim);
+        let mut diff = words(signed.zip(&places), |path| pinned.get(path).is_some());
         diff.extend(executed.words.diff.iter().copied());
         diff.sort_by_key(|(path, _)| *path);
         let blobs = &executed.words.blobs;
@@ -270,16 +279,16 @@ fn tell(pending: &Pending, end: Result<Mined, TxRefused>) {
 }
 
 /// State words of a block's claims: each claim's place, and for each request the first claim ever logged for it.
-fn words(
-    places: &[(RequestId, ClaimDigest, u64)],
+fn words<'a>(
+    claims: impl Iterator<Item = (&'a SignedClaim, &'a (RequestId, ClaimDigest, u64))>,
     is_known: impl Fn(&StatePath) -> bool,
 ) -> Vec<(StatePath, Option<Word>)> {
     let mut diff = std::collections::BTreeMap::new();
-    for (request, digest, index) in places {
+    for (signed, (request, digest, index)) in claims {
         let claim = StatePath::claim(digest);
         let request = StatePath::request(request);
         if !is_known(&claim) {
-            diff.entry(claim).or_insert(Some(ClaimWord::logged(*index, false).word()));
+            diff.entry(claim).or_insert(Some(ClaimWord::of(signed, *index).word()));
         }
         if !is_known(&request) {
             diff.entry(request).or_insert(Some(digest.0));

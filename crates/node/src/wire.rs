@@ -18,6 +18,7 @@ use hyperion_primitives::{B256, ModelId};
 use hyperion_rpc::{
     auth::{Area, Gate, Keys},
     door::{Door, Parts, Prices},
+    float::FloatServer,
     health::Readiness,
     limits::Limits,
     serve::{Listeners, ServeConfig, Shutdown},
@@ -35,7 +36,7 @@ use crate::{
     cli::Exit,
     clock::MachineClock,
     config::{ChainSpec, NodeConfig, Plaintext},
-    devices,
+    devices, float,
     keys::{self, WorkerKey},
     ledger::Ledger,
     metrics::Metrics,
@@ -55,6 +56,7 @@ pub struct Node {
     pub transactions: Transactions,
     clock: Arc<MachineClock>,
     producer: Producer,
+    float: float::Lanes,
     readiness: Arc<Ready>,
     drain: Duration,
 }
@@ -196,6 +198,14 @@ impl Node {
         let registry = registry(served)?;
         let (sink, work) = producer::queue(&config.block);
         let transactions = sink.transactions(spec.block_gas_max);
+        let notary = float::Notary {
+            signer: Arc::clone(&signer),
+            domain: domain(&spec),
+            challenge_s: config.worker.challenge_s,
+            clock: Arc::clone(&clock),
+            claims: sink.claims(),
+        };
+        let float = float::Lanes::start(config, served, notary)?;
         let devices = devices::open(&config.engine)?;
         let clock_of_engine: Arc<dyn Clock> = Arc::clone(&clock) as _;
         let engine = Engine::new(
@@ -210,6 +220,7 @@ impl Node {
         let engine = engine.map_err(|error| anyhow::Error::from(error).context(Exit::NoDevice))?;
         let readiness = Arc::new(Ready {
             engine: engine.clone(),
+            has_float: !config.float_models.is_empty(),
             ledger: Arc::clone(&ledger),
             poisoned: AtomicBool::new(false),
         });
@@ -228,7 +239,18 @@ impl Node {
         };
         let producer = Producer::start(parts, failed);
         let drain = Duration::from_secs(config.drain_s);
-        Ok(Self { engine, ledger, chain: spec, transactions, clock, producer, readiness, drain })
+        let chain = spec;
+        Ok(Self { engine, ledger, chain, transactions, clock, producer, float, readiness, drain })
+    }
+
+    /// The models in floating point, if there are some.
+    pub fn float(&self) -> Option<Arc<dyn FloatServer>> {
+        self.float.server()
+    }
+
+    /// What a start prints of each model in floating point.
+    pub fn float_lines(&self) -> Vec<String> {
+        self.float.lines()
     }
 
     /// The doors of this node.
@@ -256,6 +278,7 @@ impl Node {
             engine: self.engine.clone(),
             log: Arc::clone(&self.ledger) as _,
             faces,
+            float: self.float(),
             prices: Arc::new(Gas(self.chain.clone())),
             gate,
             workers: config.workers.keys.iter().copied().collect(),
@@ -285,6 +308,7 @@ impl Node {
             unlogged = drained.unlogged,
             "drained"
         );
+        self.float.stop();
         // Engine and readiness hold the sink; the producer ends when the last of them is gone.
         drop(self.readiness);
         self.producer.stop(self.engine)?;
@@ -355,6 +379,7 @@ impl Prices for Gas {
 
 struct Ready {
     engine: Engine,
+    has_float: bool,
     ledger: Arc<Ledger>,
     poisoned: AtomicBool,
 }
@@ -368,6 +393,9 @@ impl Readiness for Ready {
             return Err(format!("the next block waits: {why}"));
         }
         let models = self.engine.models();
+        if self.has_float {
+            return Ok(());
+        }
         if models.is_empty() {
             return Err("no model is configured".to_owned());
         }

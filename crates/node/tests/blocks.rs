@@ -1,17 +1,16 @@
 //! Signed transactions and claims share the node's blocks, and what a block did is there after a restart.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::time::Duration;
 
-use alloy_consensus::{SignableTransaction as _, TxEip1559, TxEnvelope};
-use alloy_eips::eip2718::Encodable2718 as _;
 use alloy_primitives::{Address, TxKind, U256, hex};
-use alloy_signer::SignerSync as _;
-use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::{SolCall as _, SolValue as _, sol};
+use common::tx::{mined, signed};
 use hyperion_executor::{SkipReason, TxOutcome};
 use hyperion_node::{
-    chain::{Mined, TxRefused},
+    chain::TxRefused,
     config::{DEV_ACCOUNTS, NodeConfig},
     served::embedded,
     wire::Node,
@@ -26,32 +25,9 @@ sol! {
 }
 
 const READER: &str = include_str!("../../../contracts/artifacts/DigitReader.json");
-/// Key of the first account of the public test mnemonic.
-const KEY: [u8; 32] = hex!("ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80");
 
 fn start(config: &NodeConfig) -> Node {
     Node::start(config, &[embedded::digits().unwrap()], |error| panic!("{error}")).unwrap()
-}
-
-fn signed(nonce: u64, gas_limit: u64, to: TxKind, value: u64, data: Vec<u8>) -> Vec<u8> {
-    let tx = TxEip1559 {
-        chain_id: 31_337,
-        nonce,
-        gas_limit,
-        max_fee_per_gas: 2_000_000_000,
-        max_priority_fee_per_gas: 0,
-        to,
-        value: U256::from(value),
-        input: data.into(),
-        ..TxEip1559::default()
-    };
-    let key = PrivateKeySigner::from_slice(&KEY).unwrap();
-    let signature = key.sign_hash_sync(&tx.signature_hash()).unwrap();
-    TxEnvelope::from(tx.into_signed(signature)).encoded_2718()
-}
-
-fn mined(node: &Node, bytes: Vec<u8>) -> Mined {
-    node.transactions.send(bytes).unwrap().recv_timeout(Duration::from_secs(60)).unwrap().unwrap()
 }
 
 fn balance(node: &Node, account: &Address) -> u128 {

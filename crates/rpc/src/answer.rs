@@ -181,6 +181,7 @@ impl Door {
             .engine
             .resolve(model)
             .and_then(|model| model.aliases.into_iter().next())
+            .or_else(|| Some(self.float_model(model)?.alias))
             .unwrap_or_else(|| "other".to_owned());
         self.observer.answered(surface, &alias, code, took);
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyperion_engine::{Answer, Class, Invalid, Job, KeyId, ModelInfo};
-use hyperion_primitives::{Address, B256, Dtype, TensorRoot, U256};
+use hyperion_primitives::{Address, B256, Dtype, RequestId, TensorRoot, U256};
 use hyperion_verify::{Claim, InputError, Request, SignedClaim, sign};
 use serde_json::Value;
 
@@ -276,15 +276,23 @@ fn terms(request: &mut Request, generates: bool, now_s: u64) -> Result<(), Error
 
 /// A named requester has to have signed; nobody else may.
 pub(crate) fn check_signature(job: &Job, signature: Option<&[u8; 65]>) -> Result<(), Error> {
+    check_requester(job.request().requester, job.id(), signature)
+}
+
+/// As [`check_signature`], of a request with this id.
+pub(crate) fn check_requester(
+    requester: Address,
+    id: RequestId,
+    signature: Option<&[u8; 65]>,
+) -> Result<(), Error> {
     let invalid = |why: String| Error::at(Code::SignatureInvalid, "request_signature", why);
-    let requester = job.request().requester;
     match (requester.is_zero(), signature) {
         (true, None) => Ok(()),
         (true, Some(_)) => {
             Err(Error::bad_field("request_signature", "an unsigned request has no requester"))
         }
         (false, None) => Err(invalid(format!("requester {requester} has not signed"))),
-        (false, Some(signature)) => match sign::recover(&job.id().0, signature) {
+        (false, Some(signature)) => match sign::recover(&id.0, signature) {
             Err(error) => Err(invalid(error.to_string())),
             Ok(signer) if signer == requester => Ok(()),
             Ok(signer) => {

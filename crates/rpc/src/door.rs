@@ -13,6 +13,7 @@ use hyperion_primitives::{Address, ModelId};
 use crate::{
     auth::{Area, Caller, Gate},
     blob::Blobs,
+    float::FloatServer,
     health::Readiness,
     limits::Limits,
     log::LogView,
@@ -91,6 +92,8 @@ pub struct Parts {
     pub log: Arc<dyn LogView>,
     /// What people see of each model; a model that is not listed gets [`Face::default`].
     pub faces: BTreeMap<ModelId, Face>,
+    /// Models in floating point, if the node serves some.
+    pub float: Option<Arc<dyn FloatServer>>,
     /// Gas of calls.
     pub prices: Arc<dyn Prices>,
     /// Who may call.
@@ -126,6 +129,7 @@ pub struct Door {
     pub(crate) log: Arc<dyn LogView>,
     faces: BTreeMap<ModelId, Face>,
     plain: Face,
+    pub(crate) float: Option<Arc<dyn FloatServer>>,
     pub(crate) prices: Arc<dyn Prices>,
     gate: Gate,
     pub(crate) workers: BTreeSet<Address>,
@@ -146,6 +150,7 @@ impl Door {
             log: parts.log,
             faces: parts.faces,
             plain: Face::default(),
+            float: parts.float,
             prices: parts.prices,
             gate: parts.gate,
             workers: parts.workers,
@@ -189,8 +194,13 @@ impl Door {
             let text = format!("a name has at most {} bytes", self.limits.name_bytes_max);
             return Err(Error::bad_field("model", text));
         }
-        self.engine.resolve(name).ok_or_else(|| {
-            Error::at(Code::ModelNotFound, "model", format!("no model `{name}` here"))
+        self.engine.resolve(name).ok_or_else(|| match self.float_model(name) {
+            None => Error::at(Code::ModelNotFound, "model", format!("no model `{name}` here")),
+            Some(_) => {
+                let text =
+                    format!("`{name}` runs in floating point and answers hyperion.v1 Infer only");
+                Error::at(Code::Unimplemented, "model", text)
+            }
         })
     }
 

@@ -60,6 +60,9 @@ impl InferenceService {
             let deadline = Deadline::of(&request, door.limits.unary_deadline);
             let asked = request.into_inner();
             let wait = WaitFor::of_wire(asked.wait_for)?;
+            if let Some(float) = door.float_model(&asked.model) {
+                return deadline.race(door.float_answer(&float, asked, wait, &caller)).await;
+            }
             let work = async {
                 let ask = self.ask(asked)?;
                 let edge = ask.input.is_words();
@@ -223,9 +226,10 @@ impl InferenceService {
             0 => PAGE_MAX,
             size => size.min(PAGE_MAX),
         };
-        let all = self.door.engine.models();
-        let page = all.iter().skip(start).take(size);
-        let models: Vec<_> = page.map(|model| self.door.wire_model(model)).collect();
+        let mut all: Vec<_> =
+            self.door.engine.models().iter().map(|model| self.door.wire_model(model)).collect();
+        all.extend(self.door.wire_float_models());
+        let models: Vec<_> = all.iter().skip(start).take(size).cloned().collect();
         let next = start.saturating_add(models.len());
         let next_page_token = if next < all.len() { next.to_string() } else { String::new() };
         Ok(v1::ListModelsResponse { models, next_page_token })

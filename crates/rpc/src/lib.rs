@@ -15,6 +15,7 @@ pub mod client;
 mod convert;
 mod deadline;
 pub mod door;
+pub mod float;
 pub mod r#gen;
 pub mod health;
 mod http;

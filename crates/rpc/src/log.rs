@@ -36,7 +36,7 @@ pub struct Checkpoint {
 pub struct Standing {
     /// Its entry in the log.
     pub index: u64,
-    /// The highest tier reached: 1, 2, 4 or 5.
+    /// The highest tier reached: 1, 2, 4 or 5; 0 where the result is attested only.
     pub reached: u8,
     /// Whether a dispute or a proof found it wrong.
     pub disproved: bool,

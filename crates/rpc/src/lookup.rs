@@ -119,12 +119,16 @@ impl Door {
                 let reason = Error::from(&failure).code().row().name;
                 Ok(Found { reason, ..Found::plain(state) })
             }
-            None => {
-                let claim = self.log.claim_of(id)?.ok_or_else(|| {
-                    Error::new(Code::ClaimNotFound, format!("request {id} is not known here"))
-                })?;
-                self.find_claim(claim)
-            }
+            None => match (self.log.claim_of(id)?, self.float_claim(id)) {
+                (Some(claim), _) => self.find_claim(claim),
+                (None, Some(claim)) => {
+                    Ok(Found { claim: Some(claim), ..Found::plain(v1::RequestState::Claimed) })
+                }
+                (None, None) => {
+                    let text = format!("request {id} is not known here");
+                    Err(Error::new(Code::ClaimNotFound, text))
+                }
+            },
         }
     }
 

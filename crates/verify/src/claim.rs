@@ -88,7 +88,7 @@ pub struct Claim {
     pub macs: u64,
     /// Unix seconds until which the worker keeps input, output and seed.
     pub challenge_until: u64,
-    /// The tier the request demanded.
+    /// The tier the request demanded; 0 beside a worker: attested only ([`SignedClaim::is_attested_only`]).
     pub tier: u8,
     /// Who signs; zero in a result that a block computed itself.
     pub worker: Address,
@@ -168,7 +168,8 @@ impl From<&abi::InferenceClaim> for Claim {
 /// A claim with its signature, as the log keeps it.
 ///
 /// A result that a block computed itself (tier T0) has no worker, tier 0 and 65 zero bytes for a signature: the block
-/// vouches for it. Any other claim without a worker is refused.
+/// vouches for it. Any other claim without a worker is refused. Tier 0 beside a worker is a result that cannot be
+/// recomputed, [attested only](Self::is_attested_only).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedClaim {
     /// The statement.
@@ -234,6 +235,12 @@ impl SignedClaim {
         self.claim.worker.is_zero()
             && self.claim.tier == 0
             && self.signature == [0; SIGNATURE_BYTES]
+    }
+
+    /// Whether a worker vouches for a result that nobody can recompute: a model in floating point, tier 0. Such a claim
+    /// reaches no tier, so whoever asks for T1 refuses it.
+    pub fn is_attested_only(&self) -> bool {
+        self.claim.tier == 0 && !self.claim.worker.is_zero()
     }
 
     /// Who signed, whatever the claim says.

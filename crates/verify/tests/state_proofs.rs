@@ -5,9 +5,12 @@ mod common;
 
 use common::{address, b256, bytes, claim_digest, draw, flips, number, store_vectors, text};
 use hyperion_primitives::{Address, B256, ClaimDigest, Mix, RequestId, keccak::Lanes, keccak256};
-use hyperion_verify::state::{
-    AccountWord, ClaimWord, End, Namespace, StatePath, StateProof, StateProofError, Word,
-    WordError, combine, leaf, leaves, node, nodes, root_of,
+use hyperion_verify::{
+    Claim, SignedClaim,
+    state::{
+        AccountWord, ClaimWord, End, Namespace, StatePath, StateProof, StateProofError, Word,
+        WordError, combine, leaf, leaves, node, nodes, root_of,
+    },
 };
 use proptest::{collection::btree_map, prelude::*};
 use serde_json::Value;
@@ -211,6 +214,16 @@ fn words_of_the_state_have_one_form() {
     assert_eq!(ClaimWord::from_word(&claim.word()), Ok(claim));
     assert_eq!((claim.reached(), ClaimWord::default().reached()), (5, 0));
     assert_eq!(ClaimWord::logged(7, true).reached(), 5, "the block computed it itself");
+    let of = |tier, worker| {
+        let claim = Claim { tier, worker, ..Claim::default() };
+        ClaimWord::of(&SignedClaim { claim, signature: [0; 65] }, 7)
+    };
+    let worker = Address::repeat_byte(1);
+    assert_eq!(of(1, worker), ClaimWord::logged(7, false));
+    assert_eq!(of(0, Address::ZERO), ClaimWord::logged(7, true));
+    let attested = of(0, worker);
+    assert_eq!((attested.reached(), attested.index), (0, 7), "nobody can recompute it");
+    assert_eq!(ClaimWord::from_word(&attested.word()), Ok(attested));
     for (byte, value, want) in [
         (0, 0b1000, WordError::Tiers { got: 0b1000 }),
         (0, 0b1, WordError::Tiers { got: 0b1 }),

@@ -110,11 +110,7 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
     let mut request = v1::InferRequest {
         model: arguments.model.clone(),
         // A nonce of our own: asking again after a lost answer finds the stored one.
-        request: Some(v1::Request {
-            nonce: nonce.to_vec().into(),
-            tier: 1,
-            ..v1::Request::default()
-        }),
+        request: Some(v1::Request { nonce: nonce.to_vec().into(), ..v1::Request::default() }),
         sampling: sampling(arguments.tokens, arguments.temperature)?,
         wait_for: if wanted { v1::WaitFor::Logged } else { v1::WaitFor::Signed }.into(),
         ..v1::InferRequest::default()
@@ -164,6 +160,7 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
         .context("the answer has no claim")?;
     let worker = hex::encode(&claim.worker);
     lines.push(format!("claim    {digest}  macs {}  worker 0x{worker}", claim.macs));
+    let reached = answer.reached;
     if wanted {
         // What a text became is what the claim is about, and what whoever recomputes it needs.
         let of_text = || {
@@ -179,7 +176,7 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
             "log      entry {} of {}  checkpoint {}",
             receipt.index, checkpoint.size, checkpoint.origin
         ));
-        lines.push("tier     T1 reached".to_owned());
+        lines.push(tier(reached));
         if let Some(path) = &arguments.receipt {
             fs::write(path, envelope.to_json())
                 .with_context(|| format!("writing {}", path.display()))?;
@@ -205,6 +202,14 @@ pub(super) fn sampling(tokens_max: u32, temperature: f64) -> Result<Option<v1::S
         ..v1::Sampling::default()
     };
     Ok((sampling != v1::Sampling::default()).then_some(sampling))
+}
+
+/// What the answer's tier means.
+fn tier(reached: u32) -> String {
+    match reached {
+        0 => "tier     attested only: a worker's word, which nobody can recompute".to_owned(),
+        tier => format!("tier     T{tier} reached"),
+    }
 }
 
 /// The largest element's index, for outputs that look like a classifier's.

@@ -77,7 +77,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let embedded: Vec<Served> = embedded::all()?.into_iter().filter(own).collect();
         served.extend(embedded);
     }
-    if served.is_empty() {
+    if served.is_empty() && config.float_models.is_empty() {
         bail!("no model is configured; name one with --model ALIAS=FILE, or start with --dev");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -143,6 +143,10 @@ async fn serve(
             info.aliases.join(", "),
             info.id
         )?;
+    }
+
+    for line in node.float_lines() {
+        say!("{line}")?;
     }
 
     let shutdown = Shutdown::default();

@@ -19,6 +19,10 @@ use super::{
 };
 use crate::{clock::MachineClock, devices, known_logs, served::embedded};
 
+/// Why a result is not recomputed.
+const ATTESTED_ONLY: &str = "a float result cannot be recomputed: the claim is attested only (tier 0), a worker's word about \
+                             a model in floating point, which gives other bytes elsewhere";
+
 /// Check a receipt offline: signature, log, output, and with --recompute the result itself.
 ///
 /// Prints one line a check and stops at the first that fails. Exit code 0: all checks asked for hold; 1: one does not;
@@ -103,8 +107,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "not given".to_owned()
         })
     })?;
+    if envelope.claim.is_attested_only() {
+        say!(
+            "tier       0    attested only: {worker} says so; nobody can recompute it",
+            worker = claim.worker
+        )?;
+    }
     if arguments.recompute {
-        check("recompute", || recompute(&envelope, arguments))?;
+        check("recompute", || {
+            if envelope.claim.is_attested_only() {
+                bail!(ATTESTED_ONLY);
+            }
+            recompute(&envelope, arguments)
+        })?;
     }
     Ok(())
 }

@@ -2,6 +2,10 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
 
+#[cfg(feature = "candle-float")]
+pub(crate) mod tiny;
+pub(crate) mod tx;
+
 use std::{
     env,
     fs::{self, File},

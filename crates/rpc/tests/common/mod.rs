@@ -254,6 +254,7 @@ pub(crate) async fn start_with(setup: Setup) -> Node {
         engine: engine.clone(),
         log,
         faces: faces(),
+        float: None,
         prices: Arc::new(TestPrices),
         gate: (setup.gate)(Arc::clone(&clock)),
         workers,

@@ -1,5 +1,8 @@
 use super::Word;
-use crate::bytes::{Fields, Writer};
+use crate::{
+    SignedClaim,
+    bytes::{Fields, Writer},
+};
 
 /// Why a word is not what its namespace holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,7 +105,16 @@ impl ClaimWord {
         Self { tiers: if of_block { 1 << 5 } else { 1 << 1 }, disproved: false, index }
     }
 
-    /// The highest tier reached; 0 when none is.
+    /// The word of a claim just logged: as [`logged`](Self::logged) says, and no tier where the result is attested only.
+    pub fn of(claim: &SignedClaim, index: u64) -> Self {
+        if claim.is_attested_only() {
+            Self { index, ..Self::default() }
+        } else {
+            Self::logged(index, claim.is_of_block())
+        }
+    }
+
+    /// The highest tier reached; 0 when none is, as for what is attested only.
     pub const fn reached(&self) -> u8 {
         match self.tiers.checked_ilog2() {
             #[expect(clippy::cast_possible_truncation, reason = "7 at most")]
