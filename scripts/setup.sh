@@ -5,6 +5,7 @@
 #   scripts/setup.sh          tool chain and the MiniLM model (what `make demo` needs)
 #   scripts/setup.sh tests    also the Python environment and the Solidity compiler (what `make test` needs)
 #   scripts/setup.sh peers    also the programs that benchmarks compare with (what `cargo xtask show M3` needs)
+#   scripts/setup.sh cuda     also NVIDIA's compilers (what `make check-cuda` needs)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cache=${HYPERION_FIXTURES:-$HOME/.cache/hyperion}
@@ -98,7 +99,58 @@ PY
     mv "$folder/nvrtc" "$cache/nvrtc"
 }
 
+nextest() {
+    cargo nextest --version >/dev/null 2>&1 && return
+    say "installing cargo-nextest"
+    cargo install --quiet --locked cargo-nextest@0.9.143
+}
+
+cuda_compiler() { # NVIDIA's compiler for the feature candle-cuda, as its PyPI packages carry it; 300 MB unpacked, never committed
+    [ -x "$cache/nvcc/bin/nvcc" ] && return
+    [ "$(uname -m)" = x86_64 ] || return 1
+    say "fetching nvcc (100 MB)"
+    local folder
+    folder=$(mktemp -d "$cache/fetch.XXXXXX")
+    trap 'rm -rf "$folder"' RETURN
+    python3 -m venv "$folder/venv" || return 1
+    # Compiler, its headers, its back end, the run-time library, and the C++ headers that bf16 needs. 13.0, because what
+    # a newer one makes is refused by older drivers of CUDA 13.
+    "$folder/venv/bin/python" -m pip download -q --disable-pip-version-check --no-deps -d "$folder/wheels" \
+        nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 \
+        nvidia-cuda-cccl==13.0.85 || return 1
+    (cd "$folder/wheels" && sha256sum --check --quiet - <<'SUMS') || return 1
+56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03  nvidia_cuda_nvcc-13.0.88-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl
+2c8043c7c9e02492716426e9919fc78d2c5b3b2a7a768a88e952676b08aa55a4  nvidia_cuda_crt-13.0.88-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl
+c5f41ffeb6466944a026dfa5317d7d85355c119bbec279205d22f1869d1054e0  nvidia_nvvm-13.0.88-py3-none-manylinux2010_x86_64.manylinux_2_12_x86_64.whl
+7f82250d7782aa23b6cfe765ecc7db554bd3c2870c43f3d1821f1d18aebf0548  nvidia_cuda_runtime-13.0.96-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl
+e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649  nvidia_cuda_cccl-13.0.85-py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64.whl
+SUMS
+    python3 - "$folder" <<'PY' || return 1
+import pathlib, sys, zipfile
+folder = pathlib.Path(sys.argv[1])
+prefix = "nvidia/cu13/"
+for wheel in sorted(folder.glob("wheels/*.whl")):
+    with zipfile.ZipFile(wheel) as parts:
+        for name in parts.namelist():
+            if name.startswith(prefix) and not name.endswith("/"):
+                target = folder / "nvcc" / name.removeprefix(prefix)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(parts.read(name))
+                if target.parent.name == "bin":
+                    target.chmod(0o755)
+PY
+    "$folder/nvcc/bin/nvcc" --version >/dev/null || return 1
+    rm -rf "$cache/nvcc"
+    mv "$folder/nvcc" "$cache/nvcc"
+}
+
 tool_chain
+if [ "${1:-}" = cuda ]; then
+    nvrtc || { say "NVIDIA's run-time compiler could not be fetched"; exit 1; }
+    command -v nvcc >/dev/null || cuda_compiler || { say "nvcc could not be fetched"; exit 1; }
+    nextest
+    exit
+fi
 if ! minilm; then
     say "MiniLM could not be fetched; tests that need it will say 'skipped', the demo needs it"
     [ "${1:-}" = tests ] || exit 1
@@ -112,10 +164,7 @@ if [ "${1:-}" = tests ]; then
     debian libvulkan1 mesa-vulkan-drivers ||
         say "Vulkan in software could not be installed; tests that need an adapter will say 'skipped'"
     nvrtc || say "the CUDA compiler could not be fetched; tests that compile kernels will say 'skipped'"
-    if ! cargo nextest --version >/dev/null 2>&1; then
-        say "installing cargo-nextest"
-        cargo install --quiet --locked cargo-nextest@0.9.143
-    fi
+    nextest
     environment venv tests/python/requirements.txt
     [ -d contracts/node_modules/solc ] || npm ci --prefix contracts --silent --no-audit --no-fund
 fi
