@@ -5,9 +5,10 @@
 #define DEVICE_MEMBER __device__ __forceinline__
 #define SHARED __shared__
 #define DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
-/// A kernel of at most `threads` threads a block; its one argument is a struct of 8-byte members. The prefix keeps it apart
-/// from what CUDA declares by itself, such as `norm`.
-#define KERNEL(name, threads, Params) extern "C" __global__ void __launch_bounds__(threads) hyperion_##name(const Params p)
+/// A kernel of at most `threads` threads a block; its one argument is a struct of 8-byte members, which is read where it lies.
+/// The prefix keeps it apart from what CUDA declares by itself, such as `norm`.
+#define KERNEL(name, threads, Params)                                                                                   \
+    extern "C" __global__ void __launch_bounds__(threads) hyperion_##name(const __grid_constant__ Params p)
 
 DEVICE void barrier() {
     __syncthreads();
@@ -83,11 +84,6 @@ DEVICE unsigned long long describe(const void* rows) {
     return (unsigned long long)((at & 0x3ffff) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
 
-/// Makes what threads wrote to shared memory visible to group products; a barrier has to follow.
-DEVICE void show_to_products() {
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-
 /// Stands before the first of several products into the same sums.
 DEVICE void open_products() {
 #if HAS_GROUP_PRODUCTS
@@ -113,6 +109,61 @@ DEVICE void begin_products(int (&c)[64], unsigned long long a, unsigned long lon
           "+r"(c[49]), "+r"(c[50]), "+r"(c[51]), "+r"(c[52]), "+r"(c[53]), "+r"(c[54]), "+r"(c[55]), "+r"(c[56]),
           "+r"(c[57]), "+r"(c[58]), "+r"(c[59]), "+r"(c[60]), "+r"(c[61]), "+r"(c[62]), "+r"(c[63])
         : "l"(a), "l"(b));
+#endif
+}
+
+// Hopper's copies of tiles: one thread asks for a whole tile, and the device computes the addresses and says when it has come.
+
+/// A matrix that tiles are cut from, as the host's driver describes it (`cuTensorMapEncodeTiled`; `TileSource` of driver.rs): tiles
+/// of 128 lines of 128 bytes that lie as `describe` says, with zeros for what is beyond the matrix.
+struct alignas(64) TileSource {
+    unsigned long long words[16];
+};
+
+/// A place in shared memory at which threads wait for tiles. It has phases: one ends when as many bytes have come as the one
+/// thread that arrives expects.
+typedef unsigned long long Arrival;
+
+/// Makes a place ready for its first phase; `show_arrivals` and a barrier have to follow.
+DEVICE void new_arrival(Arrival* arrival) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_place(arrival)) : "memory");
+}
+
+/// Makes new places visible to copies of tiles.
+DEVICE void show_arrivals() {
+#if HAS_GROUP_PRODUCTS
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
+
+/// Arrives, and expects so many bytes in this phase.
+DEVICE void expect_bytes(Arrival* arrival, unsigned bytes) {
+#if HAS_GROUP_PRODUCTS
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_place(arrival)), "r"(bytes) : "memory");
+#endif
+}
+
+/// Begins to copy the tile whose first byte is `column` of line `line` to a multiple of 1,024 in shared memory. All of its
+/// bytes count for the phase, zeros too.
+DEVICE void begin_tile_copy(void* to, const TileSource& from, int column, int line, Arrival* arrival) {
+#if HAS_GROUP_PRODUCTS
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+                     shared_place(to)),
+                 "l"(&from), "r"(column), "r"(line), "r"(shared_place(arrival))
+                 : "memory");
+#endif
+}
+
+/// Waits until a phase has ended; the first is 0, and they take turns with 1.
+DEVICE void wait_for_tiles(Arrival* arrival, unsigned phase) {
+#if HAS_GROUP_PRODUCTS
+    unsigned at = shared_place(arrival), has_ended = 0;
+    while (has_ended == 0) {
+        asm volatile("{ .reg .pred ended; mbarrier.try_wait.parity.shared::cta.b64 ended, [%1], %2; selp.b32 %0, 1, 0, ended; }"
+                     : "=r"(has_ended)
+                     : "r"(at), "r"(phase)
+                     : "memory");
+    }
 #endif
 }
 

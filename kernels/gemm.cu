@@ -121,47 +121,52 @@ KERNEL(gemm_fine, 256, GemmParams) {
     gemm_many<true>(p);
 }
 
-// Many rows on Hopper: the same tiles, 128 codes deep, and products of four warps at once that read shared memory by
-// themselves, so that the next tile's copies and this tile's products run beside each other.
+// Many rows on Hopper: the same tiles, 128 codes deep. One thread asks for them, and products of four warps at once read
+// shared memory by themselves, so that the next tiles' copies and this tile's products run beside each other.
 
 #define GROUP_DEPTH 128
 #define GROUP_STAGES 4
 #define GROUP_TILE_BYTES (TILE * GROUP_DEPTH)
 
-/// As `begin_tile`, laid out as `describe` says.
-DEVICE void begin_group_tile(u8* tile, const i8* lines, i64 first, i64 count, i64 depth, i64 at) {
-    for (i32 piece = (i32)threadIdx.x; piece < TILE * 8; piece += 256) {
-        i32 row = piece / 8, part = piece % 8;
-        i64 line = least(first + row, count - 1), place = at + part * 16;
-        bool is_there = place < depth;
-        u8* to = tile + row * GROUP_DEPTH + (part ^ (row & 7)) * 16;
-        begin_copy(to, lines + line * depth + (is_there ? place : 0), is_there);
-    }
-}
+struct GroupParams {
+    /// Tiles of the weights and of the codes below.
+    TileSource weight_tiles;
+    TileSource code_tiles;
+    GemmParams product;
+};
 
-KERNEL(gemm_group, 256, GemmParams) {
+KERNEL(gemm_group, 256, GroupParams) {
 #if HAS_GROUP_PRODUCTS
     DYNAMIC_SHARED(unaligned);
+    SHARED Arrival arrivals[GROUP_STAGES];
     u8* shared = unaligned + (1024 - shared_place(unaligned) % 1024) % 1024;
     i64 first_channel = (i64)blockIdx.x * TILE, first_row = (i64)blockIdx.y * TILE;
     i32 group_row = warp() / 4 * 64;
-    i64 tiles = (p.depth + GROUP_DEPTH - 1) / GROUP_DEPTH;
+    i64 tiles = (p.product.depth + GROUP_DEPTH - 1) / GROUP_DEPTH;
     i32 sums[64] = {};
-    auto begin = [&](i64 tile) {
-        if (tile < tiles) {
-            u8* stage = shared + tile % GROUP_STAGES * 2 * GROUP_TILE_BYTES;
-            begin_group_tile(stage, p.weights, first_channel, p.channels, p.depth, tile * GROUP_DEPTH);
-            begin_group_tile(stage + GROUP_TILE_BYTES, p.codes, first_row, p.rows, p.depth, tile * GROUP_DEPTH);
+    if (threadIdx.x == 0) {
+        for (i32 stage = 0; stage < GROUP_STAGES; stage++) {
+            new_arrival(&arrivals[stage]);
         }
-        group_copies();
+        show_arrivals();
+    }
+    barrier();
+    auto begin = [&](i64 tile) {
+        if (tile < tiles && threadIdx.x == 0) {
+            u8* stage = shared + tile % GROUP_STAGES * 2 * GROUP_TILE_BYTES;
+            Arrival* arrival = &arrivals[tile % GROUP_STAGES];
+            i32 place = (i32)(tile * GROUP_DEPTH);
+            expect_bytes(arrival, 2 * GROUP_TILE_BYTES);
+            begin_tile_copy(stage, p.weight_tiles, place, (i32)first_channel, arrival);
+            begin_tile_copy(stage + GROUP_TILE_BYTES, p.code_tiles, place, (i32)first_row, arrival);
+        }
     };
     for (i32 tile = 0; tile < GROUP_STAGES - 1; tile++) {
         begin(tile);
     }
     for (i64 tile = 0; tile < tiles; tile++) {
-        wait_for_copies<GROUP_STAGES - 2>();
-        show_to_products();
-        barrier(); // the tile is there for all, and the products of the one before are made
+        wait_for_tiles(&arrivals[tile % GROUP_STAGES], tile / GROUP_STAGES % 2);
+        barrier(); // the products of the tile before are made, so its stage may be filled
         begin(tile + GROUP_STAGES - 1);
         const u8* stage = shared + tile % GROUP_STAGES * 2 * GROUP_TILE_BYTES;
         u64 rows = describe(stage + GROUP_TILE_BYTES + group_row * GROUP_DEPTH), channels = describe(stage);
@@ -176,8 +181,8 @@ KERNEL(gemm_group, 256, GemmParams) {
     for (i32 i = 0; i < 64; i++) {
         i64 row = first_row + group_row + warp() % 4 * 16 + i / 2 % 2 * 8 + lane() / 4;
         i64 channel = first_channel + i / 4 * 8 + lane() % 4 * 2 + i % 2;
-        if (row < p.rows && channel < p.channels) {
-            finish<false>(p.to, row, channel, sums[i], 0);
+        if (row < p.product.rows && channel < p.product.channels) {
+            finish<false>(p.product.to, row, channel, sums[i], 0);
         }
     }
 #endif

@@ -163,7 +163,9 @@ impl Cuda {
     fn candidates(&self, shape: LinearShape, rows: u32) -> Vec<Route> {
         let product = ProductShape { rows, channels: shape.n, depth: shape.depth() };
         let about = self.driver.description();
-        let is_hopper = about.architecture.0 == 9 && about.shared_bytes_max >= GROUP_SHARED_BYTES;
+        let is_hopper = about.architecture.0 == 9
+            && about.has_tiles
+            && about.shared_bytes_max >= GROUP_SHARED_BYTES;
         let mut candidates = vec![Route::Own];
         if is_hopper && !shape.a15 && rows > FEW_ROWS_MAX {
             candidates.push(Route::Group);

@@ -19,6 +19,21 @@ impl Address {
     }
 }
 
+/// Words of a [`TileSource`] in a kernel's arguments, as `TileSource` of device.cu has them.
+pub const TILE_SOURCE_WORDS: usize = 16;
+
+/// A matrix of bytes without gaps that a kernel copies tiles of 128 lines of 128 bytes from. The driver describes it to the
+/// device in its own words, which the kernel hands on unread; what is beyond the matrix is zero in a tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TileSource {
+    /// Where it begins, a multiple of 16.
+    pub at: Address,
+    /// Its lines.
+    pub lines: u32,
+    /// Bytes of each, a multiple of 16.
+    pub depth: u32,
+}
+
 /// One launch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Launch {
@@ -30,6 +45,8 @@ pub struct Launch {
     pub threads: u32,
     /// Dynamic shared memory of a block.
     pub shared_bytes: u32,
+    /// What the kernel copies tiles from; where there is something, it stands before the words.
+    pub tiles: Option<[TileSource; 2]>,
     /// The kernel's argument struct, member by member; what is left is 0.
     pub words: [u64; WORDS],
 }
@@ -49,7 +66,7 @@ impl Launch {
     ) -> Self {
         let mut words = [0; WORDS];
         words[..arguments.len()].copy_from_slice(arguments);
-        Self { kernel, grid, threads, shared_bytes, words }
+        Self { kernel, grid, threads, shared_bytes, tiles: None, words }
     }
 }
 
@@ -94,6 +111,8 @@ pub struct DeviceDescription {
     pub memory_bytes: u64,
     /// Dynamic shared memory that a block may have.
     pub shared_bytes_max: u32,
+    /// Whether launches may have [`TileSource`]s.
+    pub has_tiles: bool,
     /// Version of the driver, and how kernels were compiled.
     pub driver: String,
 }

@@ -31,6 +31,9 @@ mod weights;
 
 pub use compile::{CompileError, compile};
 pub use cuda::Cuda;
-pub use driver::{Address, DeviceDescription, Driver, Launch, ProductShape, WORDS, Work};
+pub use driver::{
+    Address, DeviceDescription, Driver, Launch, ProductShape, TILE_SOURCE_WORDS, TileSource, WORDS,
+    Work,
+};
 pub use kernels::{Kernel, source};
 pub use nvidia::{OpenError, devices, open};

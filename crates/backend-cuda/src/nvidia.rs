@@ -20,8 +20,8 @@ use cudarc::{
 use hyperion_ops::BackendError;
 
 use crate::{
-    Address, CompileError, Cuda, DeviceDescription, Driver, Kernel, Launch, ProductShape, Work,
-    compile, libraries, products::Products,
+    Address, CompileError, Cuda, DeviceDescription, Driver, Kernel, Launch, ProductShape,
+    TILE_SOURCE_WORDS, TileSource, WORDS, Work, compile, libraries, products::Products,
 };
 
 /// Lists of work that are kept as graphs.
@@ -30,6 +30,11 @@ const GRAPHS_MAX: usize = 64;
 const GRAPH_AFTER: u32 = 2;
 /// Launches up to which a list may become a graph: beyond, launching is no part of the time.
 const GRAPH_WORK_MAX: usize = 4_096;
+
+/// The first version of CUDA whose driver describes tiles.
+const TILES_SINCE: i32 = 12_000;
+/// Lines of a tile, and bytes of each.
+const TILE: u32 = 128;
 
 /// Why a device could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,6 +203,7 @@ impl Nvidia {
             architecture,
             memory_bytes: free_bytes as u64,
             shared_bytes_max: shared_bytes_max.cast_unsigned().saturating_sub(1_024),
+            has_tiles: architecture.0 >= 9 && version >= TILES_SINCE,
             driver: format!("cuda-{}.{}{with}", version / 1_000, version % 1_000 / 10),
         };
         let (memory, graphs) = (BTreeMap::new(), Graphs::default());
@@ -235,8 +241,12 @@ impl Nvidia {
     /// As for [`Driver::submit`].
     unsafe fn launch(&self, launch: &Launch) -> Result<(), DriverError> {
         let function = &self.functions[&launch.kernel];
-        let mut words = launch.words;
         // The one argument is a struct of 8-byte members, no longer than the words.
+        let mut words = Vec::with_capacity(2 * TILE_SOURCE_WORDS + WORDS);
+        for source in launch.tiles.iter().flatten() {
+            words.extend(described(*source)?);
+        }
+        words.extend(launch.words);
         let mut arguments = [words.as_mut_ptr().cast::<c_void>()];
         let [x, y] = launch.grid;
         let (grid, block) = ((x, y, 1), (launch.threads, 1, 1));
@@ -266,6 +276,34 @@ impl Nvidia {
         enqueued?;
         graph.map_err(lost)
     }
+}
+
+/// A matrix as the device wants it described: tiles that lie as `describe` of device.cu says.
+fn described(source: TileSource) -> Result<[u64; TILE_SOURCE_WORDS], DriverError> {
+    let TileSource { at, lines, depth } = source;
+    let mut map = sys::CUtensorMap { opaque: [0; TILE_SOURCE_WORDS] };
+    let (sizes, stride) = ([u64::from(depth), u64::from(lines)], [u64::from(depth)]);
+    let (tile, steps) = ([TILE, TILE], [1, 1]);
+    // SAFETY: arrays have as many members as there are dimensions, one less for strides, and live through the call; the
+    // matrix is not read by it.
+    unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &raw mut map,
+            sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+            2,
+            at.0 as *mut c_void,
+            sizes.as_ptr(),
+            stride.as_ptr(),
+            tile.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    }
+    .result()?;
+    Ok(map.opaque)
 }
 
 impl Driver for Nvidia {

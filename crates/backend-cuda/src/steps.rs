@@ -9,7 +9,7 @@ use hyperion_ops::{
 };
 
 use crate::{
-    Address, Kernel, Launch, ProductShape, Work,
+    Address, Kernel, Launch, ProductShape, TileSource, Work,
     cuda::Tables,
     room::{BLOCK_KEYS, Piece, Room, cached, head_depth, values_bytes, values_stride},
     weights::{Kind, Linear, Packed, Table},
@@ -317,7 +317,13 @@ impl Recorder<'_> {
             [codes.0, low.0, weights.0].into_iter().chain(sizes).chain(epilogue).collect();
         if route == Route::Group {
             let grid = [shape.n.div_ceil(TILE), rows.div_ceil(TILE)];
-            self.launch(Kernel::GemmGroup, grid, 2 * TILE, GROUP_SHARED_BYTES, &words);
+            let (threads, depth) = (2 * TILE, shape.depth());
+            let tiles = [(weights, shape.n), (codes, rows)];
+            let tiles = tiles.map(|(at, lines)| TileSource { at, lines, depth });
+            let launch = Launch::new(Kernel::GemmGroup, grid, threads, GROUP_SHARED_BYTES, &words);
+            if !grid.contains(&0) {
+                self.work.push(Work::Launch(Launch { tiles: Some(tiles), ..launch }));
+            }
         } else if rows <= FEW_ROWS_MAX {
             let kernel = if shape.a15 { Kernel::GemmFewRowsFine } else { Kernel::GemmFewRows };
             let grid = [shape.n.div_ceil(FEW_CHANNELS), rows.div_ceil(FEW_ROWS)];

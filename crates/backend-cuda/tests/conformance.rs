@@ -35,6 +35,12 @@ fn hoppers_products_are_used_where_they_are_the_fastest() {
     conforms(Traits { order: 5, fast: Some(Kernel::GemmGroup), ..Traits::default() });
 }
 
+/// With this order tiles are copied at once, with the one above as late as they may be.
+#[test]
+fn hoppers_tiles_may_come_before_they_are_waited_for() {
+    conforms(Traits { order: 6, fast: Some(Kernel::GemmGroup), ..Traits::default() });
+}
+
 #[test]
 fn the_library_multiplies() {
     conforms(Traits { products: Some(true), ..Traits::default() });

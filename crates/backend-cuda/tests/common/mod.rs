@@ -10,7 +10,8 @@ use std::{
 };
 
 use hyperion_backend_cuda::{
-    Address, Cuda, DeviceDescription, Driver, Kernel, Launch, ProductShape, Work, source,
+    Address, Cuda, DeviceDescription, Driver, Kernel, Launch, ProductShape, TILE_SOURCE_WORDS,
+    TileSource, Work, source,
 };
 use hyperion_ops::BackendError;
 use hyperion_primitives::keccak256;
@@ -77,6 +78,7 @@ pub(crate) fn emulated(traits: Traits) -> Option<Cuda> {
         architecture: (9, 0),
         memory_bytes: 4 << 30,
         shared_bytes_max: traits.shared_bytes_max,
+        has_tiles: true,
         driver: "emulated".to_owned(),
     };
     let driver = Emulated { description, traits, memory: BTreeMap::new(), library };
@@ -113,6 +115,15 @@ impl Emulated {
     fn launch(&self, launch: &Launch) {
         let name = CString::new(launch.kernel.name()).unwrap();
         assert!(launch.shared_bytes <= self.traits.shared_bytes_max, "{launch:?}");
+        // A source is described here by what it is: address, lines, depth.
+        let described = |source: &TileSource| {
+            let mut words = [0; TILE_SOURCE_WORDS];
+            let TileSource { at, lines, depth } = *source;
+            words[..3].copy_from_slice(&[at.0, lines.into(), depth.into()]);
+            words
+        };
+        let mut words: Vec<u64> = launch.tiles.iter().flatten().flat_map(described).collect();
+        words.extend(launch.words);
         // SAFETY: the function has this type in emulator.cpp.
         let emulate = unsafe { self.library.get::<Emulate>(b"emulate") }.unwrap();
         // SAFETY: addresses are the caller's promise; the other arguments live through the call.
@@ -122,7 +133,7 @@ impl Emulated {
                 launch.grid.as_ptr(),
                 launch.threads,
                 launch.shared_bytes,
-                launch.words.as_ptr(),
+                words.as_ptr(),
                 self.traits.order,
             )
         };

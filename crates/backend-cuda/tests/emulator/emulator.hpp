@@ -4,7 +4,8 @@
 // a GPU is chosen so that mistakes show:
 //
 // * The order in which fibers run is forwards, backwards or mixed, so a missing barrier gives other bits in one of them.
-// * An asynchronous copy or product is made at the wait that promises it and no earlier.
+// * An asynchronous copy or product is made at the wait that promises it and no earlier; a copy of a tile either there or
+//   at once, which is chosen by the order, so a stage that is filled before it may be gives other bits in one of them.
 // * Dynamic shared memory starts out full of noise.
 // * Threads of a warp that meet at different instructions, or leave others waiting, end the process with a message.
 
@@ -30,12 +31,22 @@ namespace emulator {
 
 constexpr size_t STACK_BYTES = 64 << 10;
 
-enum class Waits { no, warp, block, done };
+enum class Waits { no, warp, block, tiles, done };
 
 struct Copy {
     void* to;
     const void* from;
     bool is_there;
+};
+
+/// What stands at a place where threads wait for tiles (PTX ISA, "mbarrier"), of which one thread arrives.
+struct Arriving {
+    /// Phases that have ended.
+    unsigned ended = 0;
+    bool has_arrived = false;
+    /// Bytes expected, and bytes of the copies begun, in this phase.
+    size_t expected = 0, begun = 0;
+    std::vector<std::function<void()>> copies;
 };
 
 struct Fiber {
@@ -50,6 +61,9 @@ struct Fiber {
     std::vector<std::vector<Copy>> groups;
     /// Asynchronous products under way.
     std::vector<std::function<void()>> products;
+    /// What it waits for with `Waits::tiles`: the phase of this parity.
+    const Arriving* arriving = nullptr;
+    unsigned phase = 0;
     std::vector<char> stack = std::vector<char>(STACK_BYTES);
 };
 
@@ -64,6 +78,9 @@ struct Grid {
     std::vector<Exchange> exchanges;
     std::vector<unsigned> rounds;
     std::vector<unsigned char> shared;
+    std::map<const void*, Arriving> arrivals;
+    /// Whether tiles are copied at once.
+    bool is_eager = false;
     std::function<void()> kernel;
     Fiber* current = nullptr;
     jmp_buf scheduler;
@@ -150,6 +167,8 @@ inline void run_block(unsigned order) {
         std::swap(sequence[i - 1], sequence[(seed >> 33) % i]);
     }
     std::fill(grid.shared.begin(), grid.shared.end(), 0xa5);
+    grid.arrivals.clear();
+    grid.is_eager = order & 2;
     for (size_t i = 0; i < threads; i++) {
         Fiber& fiber = grid.fibers[i];
         fiber.thread = {unsigned(i), 0, 0};
@@ -175,9 +194,22 @@ inline void run_block(unsigned order) {
             }
         }
         if (is_done) {
+            for (const auto& [place, arriving] : grid.arrivals) {
+                if (arriving.has_arrived || arriving.begun != 0) {
+                    complain("a block ends with tiles under way", "wait_for_tiles");
+                }
+            }
             return;
         }
         bool is_free = false;
+        for (Fiber& fiber : grid.fibers) {
+            bool waits = fiber.waits == Waits::tiles;
+            // Whoever comes first after the arrival ends the phase, for all.
+            if (waits && (fiber.arriving->has_arrived || fiber.arriving->ended % 2 != fiber.phase)) {
+                fiber.waits = Waits::no;
+                is_free = true;
+            }
+        }
         for (size_t first = 0; first < threads; first += 32) {
             is_free |= release(grid.fibers, first, first + 32, Waits::warp);
         }
@@ -320,7 +352,6 @@ DEVICE unsigned long long describe(const void* rows) {
     return (unsigned long long)(shared_place(rows) >> 4) | 1ull << 16 | 64ull << 32 | 1ull << 62;
 }
 
-DEVICE void show_to_products() {}
 DEVICE void open_products() {}
 
 /// Code k of row r of what a description says: the start counts in 16 bytes, and every address is swapped by its own row of
@@ -342,6 +373,80 @@ DEVICE void begin_products(int (&c)[64], unsigned long long a, unsigned long lon
             }
         }
     });
+}
+
+/// As driver.rs describes a matrix to this device: its address, its lines, and bytes of each.
+struct TileSource {
+    unsigned long long words[16];
+};
+
+typedef unsigned long long Arrival;
+
+DEVICE void new_arrival(Arrival* arrival) {
+    emulator::grid.arrivals[arrival] = {};
+}
+
+DEVICE void show_arrivals() {}
+
+DEVICE emulator::Arriving& arriving(Arrival* arrival, const char* at) {
+    auto found = emulator::grid.arrivals.find(arrival);
+    if (found == emulator::grid.arrivals.end()) {
+        emulator::complain("a place for tiles is not new", at);
+    }
+    return found->second;
+}
+
+DEVICE void expect_bytes(Arrival* arrival, unsigned bytes) {
+    auto& place = arriving(arrival, "expect_bytes");
+    if (place.has_arrived) {
+        emulator::complain("a second arrival in one phase", "expect_bytes");
+    }
+    place.has_arrived = true;
+    place.expected += bytes;
+}
+
+DEVICE void begin_tile_copy(void* to, const TileSource& from, int column, int line, Arrival* arrival) {
+    if (shared_place(to) % 1024 != 0 || from.words[0] % 16 != 0 || from.words[2] % 16 != 0 || column % 16 != 0) {
+        emulator::complain("a tile, its matrix or its column stands where none may", "begin_tile_copy");
+    }
+    auto& place = arriving(arrival, "begin_tile_copy");
+    auto copy = [to, from, column, line] {
+        auto matrix = reinterpret_cast<const unsigned char*>(from.words[0]);
+        long long lines = from.words[1], depth = from.words[2];
+        for (unsigned at = 0; at < 128 * 128; at++) {
+            long long row = (long long)line + at / 128, byte = (long long)column + at % 128;
+            bool is_inside = row >= 0 && row < lines && byte >= 0 && byte < depth;
+            // Every address is swapped by its own row of 128 bytes.
+            unsigned swapped = at ^ (at >> 7 & 7) << 4;
+            static_cast<unsigned char*>(to)[swapped] = is_inside ? matrix[row * depth + byte] : 0;
+        }
+    };
+    place.begun += 128 * 128;
+    if (emulator::grid.is_eager) {
+        copy();
+    } else {
+        place.copies.push_back(copy);
+    }
+}
+
+DEVICE void wait_for_tiles(Arrival* arrival, unsigned phase) {
+    auto& place = arriving(arrival, "wait_for_tiles");
+    // The phase with this parity has ended if the one under way has the other.
+    while (place.ended % 2 == phase % 2) {
+        if (place.has_arrived) {
+            if (place.begun != place.expected) {
+                emulator::complain("other bytes are expected than are begun to be copied", "wait_for_tiles");
+            }
+            for (auto& copy : place.copies) {
+                copy();
+            }
+            place = {place.ended + 1, false, 0, 0, {}};
+        } else {
+            emulator::grid.current->arriving = &place;
+            emulator::grid.current->phase = phase % 2;
+            emulator::wait(emulator::Waits::tiles, "wait_for_tiles");
+        }
+    }
 }
 
 DEVICE void wait_for_products() {
