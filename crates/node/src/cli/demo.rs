@@ -44,7 +44,7 @@ const SENTENCES: [&str; 3] = [
     "The cat sleeps on the warm windowsill.",
 ];
 /// What the language model is asked; it was trained on Python's documentation.
-const MESSAGE: &str = "What is the with statement?";
+const MESSAGE: &str = "Explain str.join";
 const ANSWER_TOKENS: u32 = 64;
 const QUESTION: &str = "How can I keep bread from going stale?";
 const RIGHT: &str =
