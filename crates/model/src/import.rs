@@ -8,6 +8,7 @@
 mod bert;
 mod builder;
 mod decoder;
+mod encoding;
 pub mod generation;
 mod gguf;
 mod gpt2;

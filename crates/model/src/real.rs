@@ -84,7 +84,7 @@ impl Real {
 
     /// The value times a small whole number, exactly.
     #[must_use]
-    pub fn times(self, factor: i8) -> Self {
+    pub fn times(self, factor: i16) -> Self {
         let mantissa = self.mantissa * u128::from(factor.unsigned_abs());
         let is_negative = mantissa != 0 && self.is_negative != (factor < 0);
         Self { is_negative, mantissa, ..self }

@@ -130,6 +130,40 @@ fn a_file_is_the_model_of_the_checkpoint_with_its_numbers() {
 }
 
 #[test]
+fn a_file_of_large_blocks_is_the_model_of_the_checkpoint_with_its_numbers() {
+    // Rows are whole blocks of 256. Candle's numbers are rounded to f32, which no code of these weights notices.
+    let place = tempfile::tempdir().unwrap();
+    for (name, kind) in [("llama2", GgmlDType::Q4K), ("qwen2", GgmlDType::Q6K)] {
+        let (folder, file) = both(family_of(name, 256, 512), kind);
+        let got = import_bytes(&put(place.path(), &file)).unwrap();
+        assert!(got == folder.import().unwrap(), "{name} as {kind:?}");
+    }
+    let (_, file) = both(family_of("llama2", 256, 512), GgmlDType::Q4K);
+    let mut mix = Mix::new(89);
+    for _ in 0..20 {
+        let cut = mix.below(file.len() as u64) as usize;
+        assert!(import_bytes(&put(place.path(), &file[..cut])).is_err(), "{cut} bytes");
+        let mut bent = file.clone();
+        let at = mix.below(file.len() as u64) as usize;
+        bent[at] ^= 1 << mix.below(8);
+        let _ = import_bytes(&put(place.path(), &bent));
+    }
+}
+
+#[test]
+fn a_row_of_no_whole_blocks_is_refused() {
+    // The header says `Q6_K` of an embedding whose rows have 64 numbers; the type's code follows its two sizes.
+    let place = tempfile::tempdir().unwrap();
+    let (_, mut file) = both(folder("llama2"), GgmlDType::Q8_0);
+    let name = b"token_embd.weight";
+    let at = file.windows(name.len()).position(|bytes| bytes == name).unwrap() + name.len();
+    assert_eq!(file[at + 20..at + 24], 8_u32.to_le_bytes());
+    file[at + 20] = 14;
+    let error = import_bytes(&put(place.path(), &file)).unwrap_err();
+    assert!(error.contains("`token_embd.weight` of shape [61, 64] is no whole blocks"), "{error}");
+}
+
+#[test]
 fn scaled_frequencies_are_read_as_factors() {
     // Llama 3 files hold one factor a rotary pair; factors of 1 and 2 are those of the plain and of the linear rule.
     let place = tempfile::tempdir().unwrap();
@@ -172,5 +206,8 @@ fn a_damaged_file_is_refused_or_read() {
     assert!(error.contains("version 1, 2 and 3 are supported"), "{error}");
     let (_, file) = both(folder("llama2"), GgmlDType::Q5_0);
     let error = import_bytes(&put(place.path(), &file)).unwrap_err();
-    assert!(error.contains("has type 6; F32, F16, BF16, Q8_0 and Q4_0 are supported"), "{error}");
+    assert!(
+        error.contains("has type 6; F32, F16, BF16, Q8_0, Q4_0, Q4_K and Q6_K are supported"),
+        "{error}"
+    );
 }

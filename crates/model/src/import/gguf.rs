@@ -1,5 +1,5 @@
-//! GGUF files of the Llama family: architectures `llama`, `qwen2` and `qwen3`, with weights in F32, F16, BF16, `Q8_0` and
-//! `Q4_0`.
+//! GGUF files of the Llama family: architectures `llama`, `qwen2` and `qwen3`, with weights in F32, F16, BF16, `Q8_0`,
+//! `Q4_0`, `Q4_K` and `Q6_K`.
 //!
 //! A block format's number is the exact real that it stands for, never its float rounding. Two things are turned back, so
 //! that a file makes the same model as the checkpoint that it was converted from: dimensions, which GGUF lists from the
@@ -13,8 +13,9 @@ use self::header::{Header, TensorInfo, Value};
 use super::{
     ImportError,
     decoder::{Sizes, Stated, Template, unsupported},
+    encoding::Encoding,
     llama::{Architecture, Scaling},
-    source::{Encoding, SourceTensor, Tensors, read_at},
+    source::{SourceTensor, Tensors, read_at},
 };
 use crate::real::{Format, Real};
 
@@ -247,6 +248,8 @@ impl Encoding {
             1 => Some(Self::Plain(Format::F16)),
             2 => Some(Self::Q4_0),
             8 => Some(Self::Q8_0),
+            12 => Some(Self::Q4K),
+            14 => Some(Self::Q6K),
             30 => Some(Self::Plain(Format::Bf16)),
             _ => None,
         }

@@ -11,7 +11,7 @@ use std::{
 use safetensors::{Dtype as SourceDtype, tensor::Metadata};
 use serde::Deserialize;
 
-use super::{ImportError, json::optional};
+use super::{ImportError, encoding::Encoding, json::optional};
 use crate::{
     quantized::WeightError,
     real::{Format, Real},
@@ -77,58 +77,6 @@ pub(super) trait Tensors {
     }
 }
 
-/// How a tensor's numbers lie in its bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// One after another.
-    Plain(Format),
-    /// Blocks of 32: a binary16 `d`, then 32 signed bytes `q`; a number is `d·q`.
-    Q8_0,
-    /// Blocks of 32: a binary16 `d`, then 16 bytes, whose low halves are numbers 0 to 15 and whose high halves are
-    /// numbers 16 to 31; a number is `d·(half − 8)`.
-    Q4_0,
-}
-
-/// Numbers of a block.
-const BLOCK: usize = 32;
-
-impl Encoding {
-    /// Bytes of so many numbers, whole blocks of them; `None` when there is no such number of bytes.
-    pub(super) fn bytes(self, numbers: usize) -> Option<usize> {
-        match self {
-            Self::Plain(format) => numbers.checked_mul(format.bytes()),
-            Self::Q8_0 => (numbers / BLOCK).checked_mul(BLOCK + 2),
-            Self::Q4_0 => (numbers / BLOCK).checked_mul(BLOCK / 2 + 2),
-        }
-    }
-
-    /// Numbers that cannot be taken apart.
-    pub(super) const fn block(self) -> usize {
-        match self {
-            Self::Plain(_) => 1,
-            Self::Q8_0 | Self::Q4_0 => BLOCK,
-        }
-    }
-
-    /// Number `index`, exactly; `None` when it is infinite or none.
-    fn value(self, bytes: &[u8], index: usize) -> Option<Real> {
-        let (block, place) = (index / BLOCK, index % BLOCK);
-        match self {
-            Self::Plain(format) => format.read(&bytes[index * format.bytes()..]),
-            Self::Q8_0 => {
-                let block = &bytes[block * (BLOCK + 2)..];
-                Some(Format::F16.read(block)?.times(block[2 + place].cast_signed()))
-            }
-            Self::Q4_0 => {
-                let block = &bytes[block * (BLOCK / 2 + 2)..];
-                let pair = block[2 + place % (BLOCK / 2)];
-                let half = if place < BLOCK / 2 { pair & 15 } else { pair >> 4 };
-                Some(Format::F16.read(block)?.times(half.cast_signed() - 8))
-            }
-        }
-    }
-}
-
 /// One tensor of a source.
 #[derive(Clone, Debug)]
 pub(super) struct SourceTensor {
@@ -145,9 +93,7 @@ impl SourceTensor {
 
     /// Elements of the tensor.
     fn values(&self) -> impl Iterator<Item = Option<Real>> + '_ {
-        let block = self.encoding.block();
-        let block_bytes = self.encoding.bytes(block).unwrap_or(1);
-        (0..self.bytes.len() / block_bytes * block).map(|index| self.value(index))
+        (0..self.encoding.numbers(self.bytes.len())).map(|index| self.value(index))
     }
 }
 

@@ -185,7 +185,7 @@ impl Reader<'_> {
         shape.reverse();
         let (kind, offset) = (self.u32()?, self.u64()?);
         let encoding = Encoding::from_code(kind).ok_or_else(|| {
-            format!("tensor `{name}` has type {kind}; F32, F16, BF16, Q8_0 and Q4_0 are supported")
+            format!("tensor `{name}` has type {kind}; F32, F16, BF16, Q8_0, Q4_0, Q4_K and Q6_K are supported")
         })?;
         let columns = shape.last().copied().unwrap_or(1);
         let numbers = shape.iter().try_fold(1_usize, |all, size| all.checked_mul(*size));
