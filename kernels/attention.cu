@@ -53,6 +53,8 @@ struct AttentionParams {
     i64 window;
     /// Keys of a chunk, a multiple of 256.
     i64 chunk;
+    /// What scores are softly kept within, in octaves.
+    Cap cap;
 };
 
 DEVICE u32 exponential(const u32* powers, i32 top, i32 score) {
@@ -167,6 +169,9 @@ DEVICE void attend(const AttentionParams& p) {
                     u32 own = steps[i / 2];
                     score = req(acc[i], step_mantissa(own) * step_mantissa(step),
                                 24 - step_exponent(own) - step_exponent(step));
+                    if (p.cap.q16 > 0) {
+                        score = capped_score(p.cap, p.powers, score);
+                    }
                 }
                 scores[(group + i / 2 * 8) * scores_stride + column] = score;
             }

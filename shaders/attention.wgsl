@@ -23,6 +23,9 @@ struct Params {
     window: u32,
     // The first row, or the first four, of this dispatch.
     row: u32,
+    // What scores are softly kept within, in octaves in Q16, and its `R`; 0: nothing.
+    cap: u32,
+    cap_inverse: u32,
 }
 
 /// Whether attention weights have 15 bits: two products, high and low halves.
@@ -91,7 +94,15 @@ fn computed_score(row: u32, head: u32, step: u32) -> i32 {
     }
     let key_step = steps[p.k_steps + key];
     let shift = 24 - step_exponent(step) - step_exponent(key_step);
-    return req(acc, step_mantissa(step) * step_mantissa(key_step), shift);
+    return kept_within(req(acc, step_mantissa(step) * step_mantissa(key_step), shift));
+}
+
+/// A score, capped if there is a cap.
+fn kept_within(score: i32) -> i32 {
+    if (p.cap == 0u) {
+        return score;
+    }
+    return capped_score(score, p.cap, p.cap_inverse);
 }
 
 fn exponential(below: u32) -> u32 {
@@ -345,10 +356,10 @@ fn computed_scores(row: u32, head: u32, by: Steps4) -> vec4<i32> {
     let multipliers = by.mantissas * step_mantissa(step);
     let shifts = vec4<i32>(24 - step_exponent(step)) - by.exponents;
     return vec4<i32>(
-        req(acc.x, multipliers.x, shifts.x),
-        req(acc.y, multipliers.y, shifts.y),
-        req(acc.z, multipliers.z, shifts.z),
-        req(acc.w, multipliers.w, shifts.w),
+        kept_within(req(acc.x, multipliers.x, shifts.x)),
+        kept_within(req(acc.y, multipliers.y, shifts.y)),
+        kept_within(req(acc.z, multipliers.z, shifts.z)),
+        kept_within(req(acc.w, multipliers.w, shifts.w)),
     );
 }
 

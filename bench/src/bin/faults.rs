@@ -225,6 +225,7 @@ impl Faulty {
         let weights = Weights::Linear {
             shape: layer.shape,
             codes: &layer.codes,
+            groups: None,
             mantissas: &layer.mantissas,
             exponents: &layer.exponents,
             bias: layer.bias.as_deref(),
@@ -258,7 +259,15 @@ impl Backend for Faulty {
 
     fn pack(&mut self, weights: &Weights<'_>) -> Result<WeightId, BackendError> {
         self.present()?;
-        if let Weights::Linear { shape, codes, mantissas, exponents, bias, smooth: None } = *weights
+        if let Weights::Linear {
+            shape,
+            codes,
+            groups: None,
+            mantissas,
+            exponents,
+            bias,
+            smooth: None,
+        } = *weights
         {
             let layer = Layer {
                 shape,

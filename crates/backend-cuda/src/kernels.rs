@@ -7,7 +7,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 18] = files!(
+const FILES: [(&str, &str); 19] = files!(
     "device",
     "common",
     "activation",
@@ -15,6 +15,7 @@ const FILES: [(&str, &str); 18] = files!(
     "argmax",
     "embed",
     "gate",
+    "softcap",
     "keccak",
     "norm",
     "pool",
@@ -65,11 +66,12 @@ pub enum Kernel {
     Requantize,
     Rope,
     Rows,
+    Softcap,
 }
 
 impl Kernel {
     /// Every kernel.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Activation,
         Self::Add,
         Self::Argmax,
@@ -97,6 +99,7 @@ impl Kernel {
         Self::Requantize,
         Self::Rope,
         Self::Rows,
+        Self::Softcap,
     ];
 
     /// Its name in `kernels/*.cu`.
@@ -129,6 +132,7 @@ impl Kernel {
             Self::Requantize => "requantize",
             Self::Rope => "rope",
             Self::Rows => "rows",
+            Self::Softcap => "softcap",
         }
     }
 

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use hyperion_ops::{
-    ActivationTable, AttentionShape, BufferId, Cache, LinearShape, NormKind, NormShape, Pairing,
-    PoolMode, RopeShape, Sequence, Step, View, WeightId,
+    ActivationTable, AttentionShape, BufferId, Cache, Cap, LinearShape, NormKind, NormShape,
+    Pairing, PoolMode, RopeShape, Sequence, Step, View, WeightId,
     quantize::{KMIN, KMIN_FINE, KMIN_SCORE},
 };
 
@@ -151,6 +151,7 @@ impl Recorder<'_> {
                 self.cached_attention(shape, sequences, cache, [q, k, v], out);
             }
             Step::Activation { table, input, out } => self.activation(table, input, out),
+            Step::Softcap { cap, input, out } => self.softcap(cap, input, out),
             Step::Gate { gate, up, out } => self.pair(Kernel::Gate, gate, up, out),
             Step::Add { lhs, rhs, out } => self.pair(Kernel::Add, lhs, rhs, out),
             Step::Rows { rows, input, out } => self.rows(rows, input, out),
@@ -524,6 +525,7 @@ impl Recorder<'_> {
         let count = u32::try_from(tiles.words.len() / 8).expect("no more than rows");
         let tiles = self.note(tiles.words);
         let y = self.matrix(out);
+        let cap = cap_words(shape.cap);
         let words = [
             y.at.0,
             y.stride,
@@ -542,6 +544,8 @@ impl Recorder<'_> {
             shape.causal.into(),
             shape.window.into(),
             chunk.into(),
+            cap[0],
+            cap[1],
         ];
         let kernel = match (shape.head_dim, shape.p15) {
             (..=64, false) => Kernel::Attention64,
@@ -567,6 +571,13 @@ impl Recorder<'_> {
         let (corrections, last) = self.tables.correction(table);
         let words = [y.at.0, y.stride, x.at.0, x.stride, out.width.into(), corrections.0, last];
         self.elements(Kernel::Activation, out.rows, out.width, &words);
+    }
+
+    fn softcap(&mut self, cap: Cap, input: View, out: View) {
+        let (x, y) = (self.matrix(input), self.matrix(out));
+        let (powers, [cap, inverse]) = (self.tables.exp2.0, cap_words(Some(cap)));
+        let words = [y.at.0, y.stride, x.at.0, x.stride, out.width.into(), powers, cap, inverse];
+        self.elements(Kernel::Softcap, out.rows, out.width, &words);
     }
 
     /// An operator of two inputs, element by element.
@@ -630,4 +641,9 @@ fn fused(next: &Step<'_>, linear: View) -> Fused {
 /// `CodeTable` of embed.cu.
 fn table_words(table: Table) -> [u64; 4] {
     [table.codes.0, table.steps.0, table.width.into(), table.wide.into()]
+}
+
+/// `Cap` of softcap.cu; zeros stand for none.
+fn cap_words(cap: Option<Cap>) -> [u64; 2] {
+    cap.map_or([0, 0], |cap| [cap.q16().into(), cap.inverse().into()])
 }

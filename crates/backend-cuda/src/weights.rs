@@ -1,6 +1,6 @@
 //! Weights in the device's own layout.
 
-use hyperion_ops::{BackendError, LinearShape, TableCodes, Weights};
+use hyperion_ops::{BackendError, LinearShape, TableCodes, Weights, nibbles::widened};
 use hyperion_primitives::{limits::padded_depth, w8r};
 
 use crate::{Address, Driver};
@@ -113,7 +113,9 @@ impl Kind {
                 let pairs = gamma.iter().enumerate().flat_map(|(i, gamma)| [*gamma, shift(i)]);
                 Self::Norm(Address(parts.words(pairs.map(i32::cast_unsigned))))
             }
-            Weights::Linear { shape, codes, mantissas, exponents, bias, smooth } => {
+            Weights::Linear { shape, codes, groups, mantissas, exponents, bias, smooth } => {
+                let wide = groups.map(|groups| widened(codes, groups));
+                let codes = wide.as_deref().unwrap_or(codes);
                 let codes = parts.push(&plain(codes));
                 let shift = |channel: usize| bias.map_or(0, |bias| bias[channel].cast_unsigned());
                 let pairs = steps(mantissas, exponents).enumerate();

@@ -17,6 +17,7 @@ pub(crate) enum Kernel {
     AttentionRows,
     AttentionRowsFine,
     Activation,
+    Softcap,
     Gate,
     Add,
     Rows,
@@ -40,9 +41,10 @@ struct Source {
 
 const COMMON: &str = include_str!("../../../shaders/common.wgsl");
 const TABLE: &str = include_str!("../../../shaders/table.wgsl");
+const CAP: &str = include_str!("../../../shaders/cap.wgsl");
 
 impl Kernel {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Embed,
         Self::Position,
         Self::Norm,
@@ -55,6 +57,7 @@ impl Kernel {
         Self::AttentionRows,
         Self::AttentionRowsFine,
         Self::Activation,
+        Self::Softcap,
         Self::Gate,
         Self::Add,
         Self::Rows,
@@ -88,6 +91,7 @@ impl Kernel {
             Self::AttentionRows => shader!("attention_rows", "attention", 1, 4, Some(false)),
             Self::AttentionRowsFine => shader!("attention_rows", "attention", 1, 4, Some(true)),
             Self::Activation => shader!("activation", "activation", 1, 2, None),
+            Self::Softcap => shader!("softcap", "softcap", 1, 2, None),
             Self::Gate => shader!("gate", "gate", 1, 2, None),
             Self::Add => shader!("add", "add", 1, 2, None),
             Self::Rows => shader!("rows", "rows", 1, 2, None),
@@ -100,8 +104,16 @@ impl Kernel {
     /// The whole text of its shader.
     pub(crate) fn text(self) -> String {
         let own = self.source().text;
-        let table = if matches!(self, Self::Embed | Self::Position) { TABLE } else { "" };
-        format!("{COMMON}\n{table}\n{own}")
+        let shared = match self {
+            Self::Embed | Self::Position => TABLE,
+            Self::Attention
+            | Self::AttentionFine
+            | Self::AttentionRows
+            | Self::AttentionRowsFine
+            | Self::Softcap => CAP,
+            _ => "",
+        };
+        format!("{COMMON}\n{shared}\n{own}")
     }
 }
 

@@ -3,7 +3,7 @@
 mod cached;
 
 use hyperion_ops::{
-    ActivationTable, AttentionShape, Backend, BackendError, BufferId, DeviceInfo, DeviceKind,
+    ActivationTable, AttentionShape, Backend, BackendError, BufferId, Cap, DeviceInfo, DeviceKind,
     NormKind, NormShape, Pairing, PoolMode, RopeShape, Sequence, Step, View, WeightId, Weights,
     quantize::{KMIN, KMIN_FINE, KMIN_SCORE},
     table,
@@ -268,6 +268,7 @@ impl<'d> Recorder<'d> {
                 return self.cached_attention(shape, sequences, cache, [q, k, v], out);
             }
             Step::Activation { table, input, out } => self.activation(table, input, out),
+            Step::Softcap { cap, input, out } => self.softcap(cap, input, out),
             Step::Gate { gate, up, out } => self.pair(Kernel::Gate, gate, up, out),
             Step::Add { lhs, rhs, out } => self.pair(Kernel::Add, lhs, rhs, out),
             Step::Rows { rows, input, out } => return self.rows(rows, input, out),
@@ -590,6 +591,7 @@ impl<'d> Recorder<'d> {
             (true, false) => Kernel::AttentionRows,
             (true, true) => Kernel::AttentionRowsFine,
         };
+        let cap = cap_words(shape.cap);
         for (row, count) in Self::parts(groups, self.gpu.groups_max) {
             let params = [
                 shape.heads,
@@ -607,6 +609,8 @@ impl<'d> Recorder<'d> {
                 shape.causal.into(),
                 shape.window,
                 row,
+                cap[0],
+                cap[1],
             ];
             self.pass.dispatch(kernel, &bindings, &params, [shape.heads, count]);
         }
@@ -621,6 +625,17 @@ impl<'d> Recorder<'d> {
             let bindings = [y.binding, x.binding, Binding::whole(corrections)];
             let groups = [out.width.div_ceil(GROUP), count];
             self.pass.dispatch(Kernel::Activation, &bindings, &params, groups);
+        }
+    }
+
+    fn softcap(&mut self, cap: Cap, input: View, out: View) {
+        for (first, count) in Self::parts(out.rows, self.rows_max(&[input, out])) {
+            let (x, y) = (self.bind(input, first, count), self.bind(out, first, count));
+            let (cap, inverse) = (cap.q16(), cap.inverse());
+            let params = [count, out.width, x.at, x.stride, y.at, y.stride, cap, inverse];
+            let bindings = [y.binding, x.binding, Binding::whole(&self.tables.exp2)];
+            let groups = [out.width.div_ceil(GROUP), count];
+            self.pass.dispatch(Kernel::Softcap, &bindings, &params, groups);
         }
     }
 
@@ -835,4 +850,9 @@ impl Backend for Wgpu {
 
 fn id(index: usize) -> u32 {
     u32::try_from(index).expect("fewer than 2^32 buffers and weights")
+}
+
+/// A cap and its `R` as `attention.wgsl` takes them; zeros stand for none.
+fn cap_words(cap: Option<Cap>) -> [u32; 2] {
+    cap.map_or([0, 0], |cap| [cap.q16(), cap.inverse()])
 }

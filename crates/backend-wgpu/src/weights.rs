@@ -1,6 +1,6 @@
 //! Weights in the device's own layout, cut to what one binding may hold.
 
-use hyperion_ops::{BackendError, LinearShape, TableCodes, Weights};
+use hyperion_ops::{BackendError, LinearShape, TableCodes, Weights, nibbles::widened};
 use hyperion_primitives::{limits::padded_depth, w8r};
 
 use crate::gpu::Gpu;
@@ -82,7 +82,9 @@ impl Packed {
                 let pairs = gamma.iter().enumerate().flat_map(|(i, gamma)| [*gamma, shift(i)]);
                 Self::Norm(gpu.upload(&words(pairs.map(i32::cast_unsigned)))?)
             }
-            Weights::Linear { shape, codes, mantissas, exponents, bias, smooth } => {
+            Weights::Linear { shape, codes, groups, mantissas, exponents, bias, smooth } => {
+                let wide = groups.map(|groups| widened(codes, groups));
+                let codes = wide.as_deref().unwrap_or(codes);
                 let steps: Vec<u32> =
                     mantissas.iter().zip(exponents).map(|(m, e)| step(*m, *e)).collect();
                 Self::Linear(Linear::new(gpu, shape, codes, &steps, bias, smooth)?)

@@ -2,18 +2,20 @@
 //!
 //! An import is a pure function of the source's bits: the same source gives the same file and the same model id on
 //! every machine. Each source kind has its file: [`bert()`] (Hugging Face encoders), [`mlp()`] (safetensors with a
-//! declared graph), [`onnx()`] (classifiers), `llama` and `gpt2` (Hugging Face decoders), `gguf`. Small models are made in
+//! declared graph), [`onnx()`] (classifiers), `llama`, `gemma` and `gpt2` (Hugging Face decoders), `gguf`. Small models are made in
 //! memory by `Builder`, operator by operator; decoders by a `Template`, which knows the whole program before it reads a weight.
 
 mod bert;
 mod builder;
 mod decoder;
 mod encoding;
+mod gemma;
 pub mod generation;
 mod gguf;
 mod gpt2;
 mod json;
 mod llama;
+mod mixing;
 pub(crate) mod mlp;
 pub mod onnx;
 mod order;
@@ -115,7 +117,7 @@ pub enum ImportError {
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
 
 /// Imports a source of any kind into memory: a folder with `config.json` (an encoder of the BERT family, or a decoder: Llama,
-/// Mistral, Qwen2, Qwen3, GPT-2), a folder with `graph.json` (a declared graph), or a file that ends in `.onnx` or `.gguf`.
+/// Mistral, Qwen2, Qwen3, Gemma 2 and 3, GPT-2), a folder with `graph.json` (a declared graph), or a file that ends in `.onnx` or `.gguf`.
 ///
 /// # Errors
 ///
@@ -135,6 +137,30 @@ pub fn write(
     out: &mut (impl io::Write + io::Seek),
     progress: Progress<'_>,
 ) -> Result<ModelId, ImportError> {
+    write_with(source, Precision::EightBits, out, progress)
+}
+
+/// Bits of a decoder's weights; embedding and head have eight either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// One code a byte.
+    #[default]
+    EightBits,
+    /// Two codes a byte, in groups of 32 with a scale each: about half the bytes that decoding reads.
+    FourBits,
+}
+
+/// As [`write()`], with weights of the precision asked for.
+///
+/// # Errors
+///
+/// As for `write`, and when what is no decoder is asked for in four bits.
+pub fn write_with(
+    source: &Path,
+    precision: Precision,
+    out: &mut (impl io::Write + io::Seek),
+    progress: Progress<'_>,
+) -> Result<ModelId, ImportError> {
     enum Made {
         Written(ModelId),
         Whole(Parts),
@@ -142,8 +168,21 @@ pub fn write(
     let made = with(
         source,
         progress,
-        &mut |decoder, progress| decoder.write(out, progress).map(Made::Written),
-        &mut |parts| Ok(Made::Whole(parts)),
+        &mut |decoder, progress| {
+            let decoder = match precision {
+                Precision::EightBits => decoder,
+                Precision::FourBits => decoder.narrowed()?,
+            };
+            decoder.write(out, progress).map(Made::Written)
+        },
+        &mut |parts| match precision {
+            Precision::EightBits => Ok(Made::Whole(parts)),
+            Precision::FourBits => Err(ImportError::Unsupported {
+                key: "weights",
+                got: "4bit".to_owned(),
+                want: "decoders can have them",
+            }),
+        },
     )?;
     match made {
         Made::Written(id) => Ok(id),
@@ -193,11 +232,16 @@ fn with<T>(
             let template = gpt2::template(source, &tensors)?;
             make(ready(template, source, &tensors)?, progress)
         }
+        "gemma2" | "gemma3_text" => {
+            let template = gemma::template(source)?;
+            let tensors = Source::open(source)?;
+            make(ready(template, source, &tensors)?, progress)
+        }
         "bert" => take(bert(source, progress)?),
         _ => Err(ImportError::Unsupported {
             key: "model_type",
             got: model_type,
-            want: "`bert`, `llama`, `mistral`, `qwen2`, `qwen3`, `gpt2` are supported",
+            want: "`bert`, `llama`, `mistral`, `qwen2`, `qwen3`, `gemma2`, `gemma3_text`, `gpt2` are supported",
         }),
     }
 }

@@ -130,6 +130,7 @@ impl Loaded {
                 }
                 Op::Columns { .. } | Op::Sample => continue,
                 Op::Activation(table) => Step::Activation { table, input, out },
+                Op::Softcap(cap) => Step::Softcap { cap, input, out },
                 Op::Gate => Step::Gate { gate: input, up: read(1), out },
                 Op::Add => Step::Add { lhs: input, rhs: read(1), out },
                 Op::LastRow => Step::Rows { rows: &batch.chosen, input, out },

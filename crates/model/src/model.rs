@@ -176,6 +176,7 @@ impl Model {
         with(&Weights::Linear {
             shape,
             codes: bytes(0),
+            groups: shape.w4.then(|| bytes(5)),
             mantissas: bytes(1),
             exponents: &exponents,
             bias: bias.as_deref(),

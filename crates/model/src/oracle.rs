@@ -10,6 +10,7 @@ mod classifier;
 mod decoder;
 mod encoder;
 mod files;
+mod gemma;
 mod gpt2;
 mod inputs;
 mod perplexity;

@@ -8,7 +8,9 @@
 mod check;
 mod codec;
 
-use hyperion_ops::{ActivationTable, AttentionShape, LinearShape, NormShape, PoolMode, RopeShape};
+use hyperion_ops::{
+    ActivationTable, AttentionShape, Cap, LinearShape, NormShape, OPSET, PoolMode, RopeShape,
+};
 use hyperion_primitives::{Dtype, Keccak, ProgramId};
 
 pub use self::{
@@ -103,6 +105,8 @@ pub enum Op {
     },
     /// A table non-linearity.
     Activation(ActivationTable),
+    /// `cap * tanh(x / cap)`.
+    Softcap(Cap),
     /// `gate * up`.
     Gate,
     /// Saturating sum.
@@ -188,6 +192,17 @@ impl Program {
             _ => None,
         });
         tables.min()
+    }
+
+    /// The oldest operator set that has every operator of the program.
+    pub fn operator_set(&self) -> u16 {
+        let newest = |node: &Node| match node.op {
+            Op::Softcap(_) => true,
+            Op::Attention(shape) => shape.cap.is_some(),
+            Op::Linear(shape) => shape.w4,
+            _ => false,
+        };
+        if self.nodes.iter().any(newest) { OPSET } else { 1 }
     }
 
     /// The program's identity: `K("P1" ‖ bytes)`.

@@ -10,6 +10,7 @@
 //!
 //! Definition: `docs/model-format.md`, "Weights from source bits".
 
+use hyperion_ops::nibbles::{GROUP, SCALE_MAX};
 use hyperion_primitives::{limits::padded_depth, w8r};
 
 use crate::{
@@ -104,6 +105,17 @@ pub struct Quantized {
 }
 
 impl Quantized {
+    /// A matrix of exactly these codes; the step of every row is `128 · 2^-exponent`.
+    pub(crate) fn exact(rows: &[Vec<i8>], exponent: i8) -> Self {
+        let mut codes = Vec::new();
+        for row in rows {
+            let mut line = vec![0; w8r_depth(row.len())];
+            line.iter_mut().zip(row).for_each(|(to, from)| *to = (*from).into());
+            append(&line, Codes::W8r, &mut codes);
+        }
+        Self { codes, mantissas: vec![128; rows.len()], exponents: vec![exponent; rows.len()] }
+    }
+
     /// A square matrix that takes for each row one column, times exactly one: `64 · 128 / 2^13`.
     pub(crate) fn choice(columns: &[usize]) -> Self {
         let depth = w8r_depth(columns.len());
@@ -131,6 +143,35 @@ pub fn quantize(matrix: &Matrix<'_>, codes: Codes) -> Result<Quantized, WeightEr
         Codes::W8r => (127, 25),
         Codes::I16 => (32_767, 40),
     };
+    let depth = match codes {
+        Codes::W8r => w8r_depth(matrix.columns),
+        Codes::I16 => matrix.columns,
+    };
+    let mut bytes = Vec::new();
+    let digits = Digits { limit, exponent_max, more: 0 };
+    let (mantissas, exponents) =
+        lines(matrix, depth, digits, &mut |line| append(line, codes, &mut bytes))?;
+    Ok(Quantized { codes: bytes, mantissas, exponents })
+}
+
+/// What the codes of a matrix are.
+#[derive(Clone, Copy)]
+struct Digits {
+    /// Greatest magnitude of a code.
+    limit: u128,
+    /// Greatest exponent of a row.
+    exponent_max: i32,
+    /// Binary digits of a code beyond whole steps.
+    more: i32,
+}
+
+/// Hands the codes of each row, `depth` of them, to `put`; `B` and `kw` of the rows.
+fn lines(
+    matrix: &Matrix<'_>,
+    depth: usize,
+    Digits { limit, exponent_max, more }: Digits,
+    put: &mut dyn FnMut(&[i16]),
+) -> Result<(Vec<u8>, Vec<i8>), WeightError> {
     let mut peaks = Vec::with_capacity(matrix.rows);
     for row in 0..matrix.rows {
         let multiplier = matrix.row(row);
@@ -145,25 +186,82 @@ pub fn quantize(matrix: &Matrix<'_>, codes: Codes) -> Result<Quantized, WeightEr
         peaks.push((peak, exponent.ok_or(WeightError::TooLarge { row })?));
     }
     let low = peaks.iter().map(|(_, exponent)| *exponent).min().unwrap_or(exponent_max);
-    let depth = match codes {
-        Codes::W8r => w8r_depth(matrix.columns),
-        Codes::I16 => matrix.columns,
-    };
-    let mut quantized =
-        Quantized { codes: Vec::new(), mantissas: Vec::new(), exponents: Vec::new() };
+    let (mut mantissas, mut exponents) = (Vec::new(), Vec::new());
     let mut line = vec![0_i16; depth];
     for (row, (peak, exponent)) in peaks.into_iter().enumerate() {
         let exponent = exponent.min(low + EXPONENT_SPREAD);
         let step = step(peak, exponent, limit);
         let multiplier = matrix.row(row);
-        for (column, code) in line.iter_mut().take(matrix.columns).enumerate() {
-            *code = self::code(matrix.scaled(row, multiplier, column)?, exponent, step);
+        for (column, place) in line.iter_mut().take(matrix.columns).enumerate() {
+            *place = code(matrix.scaled(row, multiplier, column)?, exponent + more, step);
         }
-        quantized.mantissas.push(step);
-        quantized.exponents.push(i8::try_from(exponent).expect("2 to 40"));
-        append(&line, codes, &mut quantized.codes);
+        mantissas.push(step);
+        exponents.push(i8::try_from(exponent).expect("2 to 40"));
+        put(&line);
     }
-    Ok(quantized)
+    Ok((mantissas, exponents))
+}
+
+/// Codes of four bits in groups, in the bytes that the model file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Narrow {
+    /// Halves of rows padded to 32 codes.
+    pub halves: Vec<u8>,
+    /// Scale of each group.
+    pub groups: Vec<u8>,
+    /// `B` of each row.
+    pub mantissas: Vec<u8>,
+    /// `kw` of each row.
+    pub exponents: Vec<i8>,
+}
+
+/// Quantizes a matrix to four bits in groups of 32 with a whole scale each.
+///
+/// The step of a row is that of codes within 119. In units of its 64th part a group's numbers are `u_i`; of the scales s from half
+/// of the least that holds all of them up to that one, the group has the one whose `sum (u_i - 64·s·w_i)^2` is least, the least
+/// of equals, with `w_i = round(u_i / (64·s))` within ±7, half away from zero.
+///
+/// # Errors
+///
+/// As for [`quantize`].
+pub fn quantize_narrow(matrix: &Matrix<'_>) -> Result<Narrow, WeightError> {
+    let digits = Digits { limit: NARROW_LIMIT, exponent_max: 25, more: 6 };
+    let (mut halves, mut groups) = (Vec::new(), Vec::new());
+    let (mantissas, exponents) = lines(matrix, w8r_depth(matrix.columns), digits, &mut |line| {
+        for group in line.as_chunks::<GROUP>().0 {
+            let (scale, codes) = narrowed(group);
+            groups.push(scale);
+            let (low, high) = codes.split_at(GROUP / 2);
+            halves.extend(low.iter().zip(high).map(|(low, high)| (low + 8) | (high + 8) << 4));
+        }
+    })?;
+    let halves = halves.into_iter().map(i8::cast_unsigned).collect();
+    Ok(Narrow { halves, groups, mantissas, exponents })
+}
+
+/// Greatest magnitude of a code of four bits.
+const HALF_MAX: i32 = 7;
+/// That times the greatest scale.
+const NARROW_LIMIT: u128 = HALF_MAX as u128 * SCALE_MAX as u128;
+
+/// The scale and the codes of a group, whose numbers are in units of a 64th of a step.
+fn narrowed(group: &[i16; GROUP]) -> (u8, [i8; GROUP]) {
+    let peak = group.iter().map(|u| i32::from(u.unsigned_abs())).max().unwrap_or(0);
+    let most = (peak + 64 * HALF_MAX - 1) / (64 * HALF_MAX);
+    // A peak that was rounded up may lie a little beyond the limit.
+    let most = most.clamp(1, i32::from(SCALE_MAX));
+    let code = |u: i16, unit: i32| {
+        let magnitude = (2 * i32::from(u.unsigned_abs()) + unit) / (2 * unit);
+        magnitude.min(HALF_MAX) * i32::from(u.signum())
+    };
+    let error = |scale: &i32| -> i64 {
+        let unit = 64 * scale;
+        let off = |u: &i16| i64::from(i32::from(*u) - unit * code(*u, unit)).pow(2);
+        group.iter().map(off).sum()
+    };
+    let scale = (most.div_euclid(2).max(1)..=most).min_by_key(error).unwrap_or(most);
+    let codes = group.map(|u| i8::try_from(code(u, 64 * scale)).expect("within 7"));
+    (u8::try_from(scale).expect("17 at most"), codes)
 }
 
 fn append(line: &[i16], codes: Codes, out: &mut Vec<u8>) {

@@ -53,6 +53,9 @@ impl Format {
 }
 
 impl Real {
+    /// One.
+    pub const ONE: Self = Self { is_negative: false, mantissa: 1, exponent: 0 };
+
     /// A binary interchange format with this many bits of exponent and fraction.
     fn from_bits(bits: u32, exponent_bits: u32, fraction_bits: u32) -> Option<Self> {
         let fraction = bits & ((1 << fraction_bits) - 1);
@@ -88,6 +91,14 @@ impl Real {
         let mantissa = self.mantissa * u128::from(factor.unsigned_abs());
         let is_negative = mantissa != 0 && self.is_negative != (factor < 0);
         Self { is_negative, mantissa, ..self }
+    }
+
+    /// The product of two values, exactly; mantissas are below 2^60.
+    #[must_use]
+    pub fn product(self, other: Self) -> Self {
+        let mantissa = self.mantissa * other.mantissa;
+        let is_negative = mantissa != 0 && self.is_negative != other.is_negative;
+        Self { is_negative, mantissa, exponent: self.exponent + other.exponent }
     }
 
     /// The sum of two values. Where one is more than 2^40 times finer than the other it counts as zero, which bounds

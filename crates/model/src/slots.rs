@@ -1,5 +1,6 @@
 //! Which tensors an operator has, and what their elements may be.
 
+use hyperion_ops::nibbles::{GROUP, SCALE_MAX};
 use hyperion_primitives::{
     Dtype,
     limits::{SAT, padded_depth},
@@ -15,6 +16,10 @@ pub(crate) enum Range {
     Any,
     /// w8r rows of this many codes: no byte 0, which would be code -128, and code 0 beyond them.
     W8r(u32),
+    /// Rows of this many codes of four bits: no half 0, and code 0 beyond them.
+    Halves(u32),
+    /// Scales of groups: 1 to 17.
+    Scale,
     /// i16 codes: not -32768.
     Wide,
     /// `B`: at least 1.
@@ -63,8 +68,14 @@ pub(crate) fn slots(op: &Op) -> Vec<Slot> {
         }
         Op::Linear(shape) => {
             let dims = [shape.n.into(), shape.depth().into()];
+            let codes = if shape.w4 {
+                let dims = [shape.n.into(), (shape.depth() / 2).into()];
+                Slot { number: 0, dtype: Dtype::U8, dims, range: Range::Halves(shape.k) }
+            } else {
+                Slot { number: 0, dtype: Dtype::W8r, dims, range: Range::W8r(shape.k) }
+            };
             let mut slots = vec![
-                Slot { number: 0, dtype: Dtype::W8r, dims, range: Range::W8r(shape.k) },
+                codes,
                 vector(1, Dtype::U8, shape.n, Range::Mantissa),
                 vector(2, Dtype::I8, shape.n, Range::Exponent(25)),
             ];
@@ -73,6 +84,10 @@ pub(crate) fn slots(op: &Op) -> Vec<Slot> {
             }
             if shape.smooth {
                 slots.push(vector(4, Dtype::U16, shape.k, Range::Any));
+            }
+            if shape.w4 {
+                let dims = [shape.n.into(), (shape.depth() / GROUP as u32).into()];
+                slots.push(Slot { number: 5, dtype: Dtype::U8, dims, range: Range::Scale });
             }
             slots
         }
@@ -112,6 +127,14 @@ impl Slot {
                 padding(width, data)
                     .map_or(Ok(()), |at| Err((at, "a code beyond the row's end that is not 0")))
             }
+            Range::Halves(width) => {
+                first(&|byte| byte & 15 == 0 || byte >> 4 == 0, "a half of 0, which is no code")?;
+                half_padding(width, data)
+                    .map_or(Ok(()), |at| Err((at, "a code beyond the row's end that is not 0")))
+            }
+            Range::Scale => {
+                first(&|byte| !(1..=SCALE_MAX).contains(&byte), "a group's scale outside 1 to 17")
+            }
             Range::Wide => {
                 let (codes, _) = data.as_chunks::<2>();
                 let bad = codes.iter().position(|code| i16::from_le_bytes(*code) == i16::MIN);
@@ -143,4 +166,19 @@ fn padding(width: u32, data: &[u8]) -> Option<usize> {
     let rows = (0..data.len()).step_by(depth);
     let mut places = rows.flat_map(|row| (width..depth).map(move |code| row + w8r::place(code)));
     places.find(|at| data[*at] != 0x80)
+}
+
+/// As [`padding`], of codes of four bits: the byte that holds such a code.
+fn half_padding(width: u32, data: &[u8]) -> Option<usize> {
+    let (depth, width) = (padded_depth(width) as usize, width as usize);
+    let rows = (0..data.len()).step_by(depth / 2);
+    // The padding lies within the last group of a row.
+    let codes = rows.flat_map(|row| (width..depth).map(move |code| (row, code)));
+    let place = |(row, code): (usize, usize)| {
+        let (group, code) = (code / GROUP, code % GROUP);
+        let at = row + group * (GROUP / 2) + code % (GROUP / 2);
+        let half = if code < GROUP / 2 { data[at] & 15 } else { data[at] >> 4 };
+        (half != 8).then_some(at)
+    };
+    codes.into_iter().find_map(place)
 }

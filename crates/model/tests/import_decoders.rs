@@ -24,11 +24,13 @@ use serde_json::{Value, json};
 fn a_folder_gives_one_model_on_every_machine() {
     // Whoever changes one of these has changed what every imported model of that family is.
     let pinned = [
-        ("llama2", "0xd562260fb149ddb9f216669a40c3bbd627a7b931617920a91ea8c5dc72b33626"),
-        ("llama3", "0x4f5455a489a0ac6824f4ef53be81fc37989c6f7255903ff535835f3d00019200"),
-        ("mistral", "0x21420cae98289b0c3d916ffb5f8ffa4c83109458301c5502cf4512c45f4cd237"),
-        ("qwen2", "0x4ca69e47b25bd89cb5a6e21b6489bd40bef98ca11c375962dec1afdea20278ac"),
-        ("qwen3", "0xa96d75aa26a011175459c31760f017c293e6119d3f8e5eb6758f38a76f172105"),
+        ("llama2", "0xacb35996e536610adf14eb6f07373685d959a4748ebf798a12517cb171c1098f"),
+        ("llama3", "0x379b1fabf121121f100f4ec76ab64a6c0d75c9d2bd1cd6149c65aeef656bbb22"),
+        ("mistral", "0xcf803e96b84db2da815a6060b5d8abb7f373c88ff2b4d8a23674c815c0dfcedc"),
+        ("qwen2", "0xe1c21f00f885e7c11f432ce46451686de5997f52b9c00684916508f01715b902"),
+        ("qwen3", "0xcf77d3992df5a576450743d1414549fb446f95ea3728620ccba8bbbb052413d7"),
+        ("gemma2", "0xd230e9cae5379e655b545a59a707d2b530eb204aecb38d6f6688f66545c2b573"),
+        ("gemma3", "0x15b7ba2e9606569c95f98ca3f707dab5dbd6174e74b64ff82a239577a97a801a"),
         ("gpt2", "0x4ed30b9f95b7fb8e7569b4d7648782e73ab6ed452cc6af9756f421cb3483168c"),
     ];
     let got: Vec<(&str, String)> =

@@ -4,6 +4,7 @@
 //! (Q, Aq, kq)  = quantize(q, -4);  per key (K_j, Ak_j, kk_j) = quantize(k_j, -4)
 //!                                  per value (V_j, Av_j, kv_j) = quantize(v_j, -7)
 //! t_j = req(sum over c of Q_c * K_jc, Aq * Ak_j, 24 - kq - kk_j)         1/256 of an octave
+//! with a cap, in octaves: t_j = rshr(softcap(clamp(t_j, +-2^21) * 2^8, cap), 8)
 //! top = max t_j;  d_j = top - t_j;  e_j = 2^(-d_j / 256) in Q23, rounded down
 //! Z = sum e_j;  zs = bl(Z) - 16;  G = floor(2^31 / (Z >> zs))             2^15..2^16
 //! for each block of 256 absolute positions that holds visible keys, over its visible keys:
@@ -26,6 +27,7 @@ use core::ops::Range;
 use hyperion_primitives::limits::{HEAD_DIM_MAX, KEY_BLOCK, WIDTH_MAX};
 
 use crate::{
+    Cap,
     gemm::dot,
     quantize::{KMIN, KMIN_SCORE, RowScale, quantize, quantize_fine, split},
     round::{bit_length, fit, req, rshr, sat},
@@ -59,6 +61,8 @@ pub struct AttentionShape {
     pub p15: bool,
     /// A causal row sees itself and the `window - 1` rows before it; 0: all before it.
     pub window: u32,
+    /// What scores are softly kept within, in octaves.
+    pub cap: Option<Cap>,
 }
 
 impl AttentionShape {
@@ -77,6 +81,7 @@ impl AttentionShape {
             causal: false,
             p15: false,
             window: 0,
+            cap: None,
         })
     }
 
@@ -90,6 +95,12 @@ impl AttentionShape {
     #[must_use]
     pub const fn with_p15(self) -> Self {
         Self { p15: true, ..self }
+    }
+
+    /// The same heads with scores softly kept within a cap in octaves.
+    #[must_use]
+    pub const fn with_cap(self, cap: Cap) -> Self {
+        Self { cap: Some(cap), ..self }
     }
 
     /// Absolute positions that the row at `position` sees, of the keys at positions `keys`.
@@ -280,7 +291,8 @@ pub fn attend(
             let (key, key_scale) = keys.row(row(j), cache.head_dim);
             // |acc| < 2^22; both exponents are -4 to 16, so the shift lies in -8..=32.
             let shift = 24 - i32::from(scale.exponent) - i32::from(key_scale.exponent);
-            req(dot(&query, key), product(scale, key_scale), shift)
+            let score = req(dot(&query, key), product(scale, key_scale), shift);
+            shape.cap.map_or(score, |cap| cap.apply_score(score))
         })
         .collect();
 

@@ -11,7 +11,8 @@ use core::fmt;
 use hyperion_primitives::{B256, Dtype};
 
 use crate::{
-    ActivationTable, AttentionShape, LinearShape, NormShape, PoolMode, RopeShape, cache::PageShape,
+    ActivationTable, AttentionShape, Cap, LinearShape, NormShape, PoolMode, RopeShape,
+    cache::PageShape,
 };
 
 /// Names memory that [`Backend::alloc`] reserved.
@@ -105,8 +106,11 @@ pub enum Weights<'a> {
     Linear {
         /// Sizes and flags.
         shape: LinearShape,
-        /// Committed bytes ([`hyperion_primitives::w8r`]), one output channel per row.
+        /// Committed bytes ([`hyperion_primitives::w8r`]), one output channel per row; of weights of four bits their halves
+        /// ([`nibbles`](mod@crate::nibbles)).
         codes: &'a [u8],
+        /// Scales of groups, there exactly for weights of four bits.
+        groups: Option<&'a [u8]>,
         /// `B` of each output channel.
         mantissas: &'a [u8],
         /// `kw` of each output channel.
@@ -216,6 +220,15 @@ pub enum Step<'a> {
     Activation {
         /// Which.
         table: ActivationTable,
+        /// i32 Q16.
+        input: View,
+        /// i32 Q16.
+        out: View,
+    },
+    /// `cap * tanh(x / cap)`, element by element.
+    Softcap {
+        /// What results stay within.
+        cap: Cap,
         /// i32 Q16.
         input: View,
         /// i32 Q16.

@@ -67,11 +67,15 @@ pub enum Stem {
     ProgramDecoder,
     /// Attention to a cache, and the cache.
     Cache,
+    /// Capped values, and attention with capped scores.
+    Softcap,
+    /// Linear steps on weights of four bits.
+    Nibbles,
 }
 
 impl Stem {
     /// Every stem, in the order of the pinned text.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Quantize,
         Self::Gemm,
         Self::Requantize,
@@ -91,6 +95,8 @@ impl Stem {
         Self::ProgramEncoder,
         Self::ProgramDecoder,
         Self::Cache,
+        Self::Softcap,
+        Self::Nibbles,
     ];
 
     /// Name of its section; for an operator also that of its file in `crates/ops/src/`.
@@ -115,6 +121,8 @@ impl Stem {
             Self::ProgramEncoder => "program_encoder",
             Self::ProgramDecoder => "program_decoder",
             Self::Cache => "cache",
+            Self::Softcap => "softcap",
+            Self::Nibbles => "nibbles",
         }
     }
 

@@ -307,6 +307,7 @@ impl Cpu {
                 Step::Rope { frequencies, shape, sequences, input: first, out: copy }
             }
             Step::Activation { table, .. } => Step::Activation { table, input: first, out: copy },
+            Step::Softcap { cap, .. } => Step::Softcap { cap, input: first, out: copy },
             Step::Gate { .. } => Step::Gate { gate: first, up: second, out: copy },
             Step::Add { .. } => Step::Add { lhs: first, rhs: second, out: copy },
             Step::Argmax { .. } => Step::Argmax { input: first, out: copy },

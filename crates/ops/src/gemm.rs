@@ -14,6 +14,8 @@ pub(crate) mod avx2;
 #[cfg(all(feature = "std", target_arch = "x86_64"))]
 pub(crate) mod avx512;
 #[cfg(feature = "std")]
+pub(crate) mod narrow;
+#[cfg(feature = "std")]
 pub(crate) mod packed;
 #[cfg(feature = "std")]
 pub(crate) mod plan;

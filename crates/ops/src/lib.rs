@@ -34,6 +34,7 @@ pub mod gemm;
 #[cfg(feature = "std")]
 mod lanes;
 pub mod linear;
+pub mod nibbles;
 pub mod norm;
 pub mod pool;
 pub mod position;
@@ -44,6 +45,7 @@ pub mod rope;
 pub mod round;
 pub mod rows;
 pub mod sample;
+pub mod softcap;
 pub mod table;
 
 pub use activation::ActivationTable;
@@ -64,6 +66,8 @@ pub use quantize::RowScale;
 pub use reference::Reference;
 pub use rope::{Pairing, RopeShape};
 pub use sample::Sampling;
+pub use softcap::Cap;
 
-/// The operator set that this crate defines; part of every program.
-pub const OPSET: u16 = 1;
+/// The newest operator set that this crate defines. Each holds all that the one before it holds; a program names the oldest
+/// that has all of its operators.
+pub const OPSET: u16 = 2;

@@ -34,6 +34,8 @@ pub struct LinearShape {
     pub a15: bool,
     /// Whether inputs are first multiplied by a factor per column.
     pub smooth: bool,
+    /// Whether weights have four bits ([`nibbles`](mod@crate::nibbles)).
+    pub w4: bool,
 }
 
 impl LinearShape {
@@ -44,7 +46,7 @@ impl LinearShape {
     pub fn new(k: u32, n: u32) -> Option<Self> {
         let deep = k > 0 && k <= DEPTH_MAX && padded_depth(k) <= DEPTH_MAX;
         let fits = deep && n > 0 && n <= VOCABULARY_MAX;
-        fits.then_some(Self { k, n, bias: false, a15: false, smooth: false })
+        fits.then_some(Self { k, n, bias: false, a15: false, smooth: false, w4: false })
     }
 
     /// The same layer with a bias.
@@ -63,6 +65,12 @@ impl LinearShape {
     #[must_use]
     pub const fn with_smooth(self) -> Self {
         Self { smooth: true, ..self }
+    }
+
+    /// The same layer on weights of four bits.
+    #[must_use]
+    pub const fn with_w4(self) -> Self {
+        Self { w4: true, ..self }
     }
 
     /// The padded depth `K`: codes per output channel, a multiple of 32.

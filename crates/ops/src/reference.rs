@@ -18,12 +18,14 @@ use crate::{
     embed::embed,
     gate::gate,
     linear::linear,
+    nibbles::{GROUP, nibbles},
     norm::norm,
     pool::{pool, pool_unit},
     position::position,
     requantize::Channels,
     rope::rope,
     rows::rows,
+    softcap::softcap,
 };
 
 /// The scalar definitions as a backend.
@@ -196,6 +198,7 @@ impl Reference {
             Step::Activation { table, input, out } => {
                 (out, self.map(input, |x, y| activation(table, x, y)))
             }
+            Step::Softcap { cap, input, out } => (out, self.map(input, |x, y| softcap(cap, x, y))),
             Step::Gate { gate: g, up, out } => {
                 let up = self.load(up);
                 (out, self.map(g, |g, y| gate(g, &up, y)))
@@ -327,10 +330,10 @@ impl Packed {
             Weights::Norm { gamma, beta } => {
                 Self::Norm { gamma: gamma.to_vec(), beta: beta.map(<[i32]>::to_vec) }
             }
-            Weights::Linear { shape, codes, mantissas, exponents, bias, smooth } => {
+            Weights::Linear { shape, codes, groups, mantissas, exponents, bias, smooth } => {
                 Self::Linear(Linear {
                     shape,
-                    codes: plain(codes),
+                    codes: groups.map_or_else(|| plain(codes), |groups| wide(codes, groups)),
                     mantissas: mantissas.to_vec(),
                     exponents: exponents.to_vec(),
                     bias: bias.map(<[i32]>::to_vec),
@@ -436,6 +439,13 @@ fn bytes_view(view: View) -> View {
         stride: view.stride * size,
         ..view
     }
+}
+
+/// Codes of weights of four bits.
+fn wide(halves: &[u8], scales: &[u8]) -> Vec<i8> {
+    let mut codes = vec![0; GROUP * scales.len()];
+    nibbles(halves, scales, &mut codes);
+    codes
 }
 
 /// Codes behind committed bytes, whole rows of a multiple of 32.

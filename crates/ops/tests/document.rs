@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a line that does not parse fails its test")]
 
 use hyperion_ops::{
-    ActivationTable, AttentionShape, GemmShape, LinearShape, LinearWeights, NormKind, NormShape,
-    PoolMode, RowScale, Sampling,
+    ActivationTable, AttentionShape, Cap, GemmShape, LinearShape, LinearWeights, NormKind,
+    NormShape, PoolMode, RowScale, Sampling,
     activation::activation,
     add::add,
     argmax::argmax,
@@ -16,6 +16,7 @@ use hyperion_ops::{
     gate::gate,
     gemm::gemm,
     linear::linear,
+    nibbles::nibbles,
     norm::norm,
     pool::{pool, pool_unit},
     position::position,
@@ -25,6 +26,7 @@ use hyperion_ops::{
     round::{fit, inv_root, isqrt32, req, rshr, wide},
     rows::rows,
     sample::sample,
+    softcap::softcap,
     table::{Table, exp2_neg, tables_root},
 };
 use serde_json::{Value, json};
@@ -156,6 +158,21 @@ fn compute(name: &str, arguments: &Value) -> Value {
             };
             let x: Vec<i32> = read(arg(1));
             row(x.len(), |out| activation(table, &x, out))
+        }
+        "nibbles" => {
+            let (halves, scale): (Vec<u8>, u8) = (read(arg(0)), read(arg(1)));
+            let mut codes = vec![0; 32];
+            nibbles(&halves, &[scale], &mut codes);
+            json!([codes])
+        }
+        "softcap" => {
+            let (cap, x): (u32, Vec<i32>) = (read(arg(0)), read(arg(1)));
+            row(x.len(), |out| softcap(Cap::new(cap).unwrap(), &x, out))
+        }
+        "capped_scores" => {
+            let (cap, t): (u32, Vec<i32>) = (read(arg(0)), read(arg(1)));
+            let cap = Cap::new(cap).unwrap();
+            json!([t.into_iter().map(|t| cap.apply_score(t)).collect::<Vec<_>>()])
         }
         "gate" => {
             let (g, u): (Vec<i32>, Vec<i32>) = (read(arg(0)), read(arg(1)));

@@ -196,6 +196,7 @@ impl Model {
             .pack(&Weights::Linear {
                 shape: linear,
                 codes: &self.codes,
+                groups: None,
                 mantissas: &self.mantissas,
                 exponents: &vec![15; self.mantissas.len()],
                 bias: Some(&self.bias),

@@ -97,7 +97,7 @@ async fn each_false_hello_is_refused_with_the_reason() {
             InvalidArgument,
             "hello.worker",
         ),
-        ("another operator set", change(|hello| hello.opset = 2), FailedPrecondition, "set 2"),
+        ("another operator set", change(|hello| hello.opset = 3), FailedPrecondition, "set 3"),
         (
             "no model of this node",
             change(|hello| hello.models = vec![vec![7; 32].into()]),

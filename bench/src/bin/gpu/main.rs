@@ -291,6 +291,7 @@ impl Layer {
         let weights = Weights::Linear {
             shape: self.shape,
             codes: &self.codes,
+            groups: None,
             mantissas: &self.mantissas,
             exponents: &self.exponents,
             bias: None,

@@ -9,6 +9,7 @@
 #include "argmax.cu"
 #include "embed.cu"
 #include "gate.cu"
+#include "softcap.cu"
 #include "keccak.cu"
 #include "norm.cu"
 #include "pool.cu"

@@ -2,7 +2,7 @@
 
 use hyperion_ops::{AttentionShape, BackendError, Cache, Sequence, View};
 
-use super::{KMIN, KMIN_SCORE, NARROW_WORDS, Recorder, Scratch};
+use super::{KMIN, KMIN_SCORE, NARROW_WORDS, Recorder, Scratch, cap_words};
 use crate::{
     kernels::Kernel,
     pass::{Binding, Copy},
@@ -163,6 +163,7 @@ impl Recorder<'_> {
             (true, false) => Kernel::AttentionRows,
             (true, true) => Kernel::AttentionRowsFine,
         };
+        let cap = cap_words(shape.cap);
         let most = self.rows_max(&[out]).min(self.gpu.groups_max) / 4 * 4;
         for (first, count) in Self::parts(sequence.rows, most.max(4)) {
             let y = self.bind(out, sequence.row + first, count);
@@ -191,6 +192,8 @@ impl Recorder<'_> {
                 1,
                 shape.window,
                 row,
+                cap[0],
+                cap[1],
             ];
             self.pass.dispatch(kernel, &bindings, &params, [shape.heads, groups]);
         }

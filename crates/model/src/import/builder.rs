@@ -10,7 +10,7 @@ use super::{
 use crate::{
     file::{Parts, TensorPart},
     program::{Codes, Input, Node, Op, Program, ValueId},
-    quantized::{Matrix, Quantized, WeightError, fixed, quantize},
+    quantized::{Matrix, Narrow, Quantized, WeightError, fixed, quantize, quantize_narrow},
     real::{COLUMN_ONE, ROW_ONE, Real},
     slots::GAMMA_MAX,
 };
@@ -190,6 +190,31 @@ pub(super) fn linear_tensors(
     bias: Option<Values<'_>>,
 ) -> Result<Vec<Slot>, ImportError> {
     let mut tensors = table_tensors(name, matrix, Codes::W8r)?;
+    tensors.extend(bias_tensor(name, matrix, bias)?);
+    Ok(tensors)
+}
+
+/// As [`linear_tensors`], with weights of four bits.
+pub(super) fn narrow_linear_tensors(
+    name: &str,
+    matrix: &Matrix<'_>,
+    bias: Option<Values<'_>>,
+) -> Result<Vec<Slot>, ImportError> {
+    let narrow = quantize_narrow(matrix).map_err(weight(name))?;
+    let Narrow { halves, groups, mantissas, exponents } = narrow;
+    let exponents = exponents.into_iter().map(i8::cast_unsigned).collect();
+    let mut tensors = vec![(0, halves), (1, mantissas), (2, exponents)];
+    tensors.extend(bias_tensor(name, matrix, bias)?);
+    tensors.push((5, groups));
+    Ok(tensors)
+}
+
+/// A bias, if there is one; a row's multiplier applies to it as well.
+fn bias_tensor(
+    name: &str,
+    matrix: &Matrix<'_>,
+    bias: Option<Values<'_>>,
+) -> Result<Option<Slot>, ImportError> {
     if let Some(bias) = bias {
         let scale = |row: usize| {
             let multiplier = matrix.row_q30.map_or(ROW_ONE, |of| of(row));
@@ -197,9 +222,9 @@ pub(super) fn linear_tensors(
         };
         let bias = fixed((0..matrix.rows).map(scale), 16, SAT)
             .map_err(weight(&format!("{name}, its bias")))?;
-        tensors.push((3, bytes_of(&bias)));
+        return Ok(Some((3, bytes_of(&bias))));
     }
-    Ok(tensors)
+    Ok(None)
 }
 
 /// Tensors of a norm, from source constants called `name`.
@@ -214,6 +239,11 @@ pub(super) fn norm_tensors(
     let beta = beta.map(|beta| fixed(len.map(beta), 16, SAT)).transpose().map_err(weight(name))?;
     let beta = beta.map(|beta| (1, bytes_of(&beta)));
     Ok([(0, bytes_of(&gamma))].into_iter().chain(beta).collect())
+}
+
+/// Tensors of a matrix that is codes already.
+pub(super) fn matrix_tensors(matrix: Quantized) -> Vec<Slot> {
+    quantized(matrix)
 }
 
 fn quantized(quantized: Quantized) -> Vec<Slot> {

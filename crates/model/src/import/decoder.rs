@@ -5,14 +5,18 @@
 //! against the source. Then tensors are made one operator after another and handed to a [`Sink`], a file or memory;
 //! nothing larger than the source of one operator is ever held.
 
-use std::{io, sync::Arc};
+use std::{cell::RefCell, io, sync::Arc};
 
 use hyperion_ops::{AttentionShape, LinearShape, NormShape, constant::attention_multiplier};
 use hyperion_primitives::{B256, limits::CONTEXT_MAX};
 
 use super::{
     ImportError, Progress,
-    builder::{Slot, Values, linear_tensors, norm_tensors, table_tensors},
+    builder::{
+        Slot, Values, linear_tensors, matrix_tensors, narrow_linear_tensors, norm_tensors,
+        table_tensors,
+    },
+    mixing::{Mixed, Mixing},
     source::{SourceTensor, Tensors},
 };
 use crate::{
@@ -25,26 +29,63 @@ use crate::{
 /// Layers of a decoder at most; the deepest published ones have some 130.
 const LAYERS_MAX: usize = 1024;
 
-/// What flows from layer to layer is this part of the source's, so that massive activations keep inside ±16,384; Q30. Real
-/// models reach 21,000. A norm takes the factor out again, so nothing else changes but its ε.
-pub(super) const RESIDUAL_Q30: u32 = ROW_ONE >> RESIDUAL_SHIFT;
-/// Binary digits of that factor.
-const RESIDUAL_SHIFT: u32 = 2;
+/// What flows from layer to layer is `2^-shift` of the source's, so that massive activations keep inside ±16,384. A norm takes
+/// the factor out again, so nothing else changes but its ε.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Residual {
+    pub(super) shift: u32,
+}
+
+impl Residual {
+    /// Real models of most families reach 21,000.
+    pub(super) const USUAL: Self = Self { shift: 2 };
+
+    /// The factor of what is added.
+    pub(super) const fn q30(self) -> u32 {
+        ROW_ONE >> self.shift
+    }
+
+    /// Back from the factor.
+    const fn undone(self) -> Factor {
+        Factor { q30: ROW_ONE, q14: COLUMN_ONE << self.shift }
+    }
+
+    /// The ε of a norm over what flows from layer to layer, from the source's: it is added to squares.
+    pub(super) fn eps(self, eps_q32: u32) -> u32 {
+        let shift = 2 * self.shift;
+        let eps = (u64::from(eps_q32) + (1 << (shift - 1))) >> shift;
+        u32::try_from(eps).expect("less than it was")
+    }
+}
 
 /// Where the tensors of an operator come from.
 enum Fill {
     /// It has none.
     Nothing,
-    /// A table from a matrix of its own shape, times the residual's factor.
-    Table { weight: String, rows: usize, width: usize, codes: Codes },
-    /// γ and β, times a multiplier.
-    Norm { shape: NormShape, gamma: String, beta: Option<String>, factor: Factor },
+    /// A table from a matrix of its own shape, times a factor.
+    Table(Table),
+    /// γ, or 1 + γ, and β, times a multiplier.
+    Norm { shape: NormShape, gamma: Gamma, beta: Option<String>, factor: Factor },
     /// Matrices one below the other.
-    Linear { parts: Vec<Part>, depth: usize },
+    Linear { parts: Vec<Part>, depth: usize, narrow: bool },
+    /// A scale of one.
+    Ones(u32),
+    /// The matrix that mixes channels, or its transpose.
+    Mixing { mixing: Arc<Mixing>, is_transposed: bool },
     /// Turns per position.
     Frequencies(Vec<u64>),
     /// Those of another operator, whose output channels are this one's.
     Shared(u32),
+}
+
+/// A table of a decoder.
+struct Table {
+    weight: String,
+    rows: usize,
+    width: usize,
+    codes: Codes,
+    factor: Factor,
+    mixing: Option<Arc<Mixing>>,
 }
 
 /// What a norm's constants are multiplied by, in the words of [`Real::scaled`].
@@ -57,16 +98,42 @@ pub(super) struct Factor {
 impl Factor {
     /// Nothing changes.
     pub(super) const ONE: Self = Self::new(ROW_ONE);
-    /// Back from the residual's factor.
-    const FROM_RESIDUAL: Self = Self { q30: ROW_ONE, q14: COLUMN_ONE << RESIDUAL_SHIFT };
-
     /// A factor below two.
     pub(super) const fn new(q30: u32) -> Self {
         Self { q30, q14: COLUMN_ONE }
     }
 
+    /// A factor of `q30 / 2^30 · 2^shift`.
+    pub(super) const fn shifted(q30: u32, shift: u32) -> Self {
+        Self { q30, q14: COLUMN_ONE << shift }
+    }
+
     fn times(self, value: Real) -> Real {
         value.scaled(self.q30, self.q14)
+    }
+}
+
+/// The scale of a norm in the source.
+#[derive(Clone, Debug)]
+pub(super) struct Gamma {
+    name: String,
+    /// Whether the scale is one more than what the source holds.
+    is_less_one: bool,
+}
+
+impl Gamma {
+    /// A scale that is held as it is.
+    pub(super) const fn new(name: String) -> Self {
+        Self { name, is_less_one: false }
+    }
+
+    /// A scale of which the source holds what it has beyond one.
+    pub(super) const fn beyond_one(name: String) -> Self {
+        Self { name, is_less_one: true }
+    }
+
+    fn of(&self, value: Real) -> Real {
+        if self.is_less_one { value.plus(Real::ONE) } else { value }
     }
 }
 
@@ -85,12 +152,33 @@ pub(super) struct Part {
     pub(super) factor_q30: u32,
     /// Whether the source holds inputs by outputs.
     pub(super) is_transposed: bool,
+    /// How its inputs are held, and what of a norm before it is part of it.
+    inputs: Option<Inputs>,
+    /// How its outputs are to be held.
+    outputs: Option<Arc<Mixing>>,
+}
+
+/// Mixed inputs of a matrix.
+#[derive(Clone, Debug)]
+struct Inputs {
+    /// The scale of the norm that they come from.
+    scale: Option<Gamma>,
+    mixing: Arc<Mixing>,
 }
 
 impl Part {
     /// A matrix of outputs by inputs.
     pub(super) fn new(weight: String, rows: usize) -> Self {
-        Self { weight, bias: None, rows, scaled: 0, factor_q30: ROW_ONE, is_transposed: false }
+        Self {
+            weight,
+            bias: None,
+            rows,
+            scaled: 0,
+            factor_q30: ROW_ONE,
+            is_transposed: false,
+            inputs: None,
+            outputs: None,
+        }
     }
 
     /// The same with a bias, if there is one.
@@ -104,8 +192,19 @@ impl Part {
     }
 
     /// The same, added to what flows from layer to layer.
-    pub(super) fn for_residual(self) -> Self {
-        Self { scaled: self.rows, factor_q30: RESIDUAL_Q30, ..self }
+    pub(super) fn for_residual(self, residual: Residual) -> Self {
+        Self { scaled: self.rows, factor_q30: residual.q30(), ..self }
+    }
+
+    /// The same, reading mixed inputs that come from a norm of this scale.
+    pub(super) fn reads(self, mixing: Option<&Arc<Mixing>>, scale: Option<&Gamma>) -> Self {
+        let inputs = mixing.map(|mixing| Inputs { scale: scale.cloned(), mixing: mixing.clone() });
+        Self { inputs, ..self }
+    }
+
+    /// The same, writing mixed outputs.
+    pub(super) fn writes(self, mixing: Option<&Arc<Mixing>>) -> Self {
+        Self { outputs: mixing.cloned(), ..self }
     }
 
     /// The same, held by inputs.
@@ -121,14 +220,15 @@ impl Part {
 /// A decoder's program and the sources of its tensors.
 pub(super) struct Template {
     context: u32,
+    residual: Residual,
     nodes: Vec<Node>,
     fills: Vec<Fill>,
 }
 
 impl Template {
     /// Begins with token ids, value 0.
-    pub(super) fn new(context: u32) -> Self {
-        Self { context, nodes: Vec::new(), fills: Vec::new() }
+    pub(super) fn new(context: u32, residual: Residual) -> Self {
+        Self { context, residual, nodes: Vec::new(), fills: Vec::new() }
     }
 
     /// Appends an operator without tensors; returns its value.
@@ -142,11 +242,29 @@ impl Template {
         u32::try_from(self.nodes.len()).expect("an import makes few nodes")
     }
 
-    /// Appends the embedding of token ids.
-    pub(super) fn embed(&mut self, weight: &str, vocab: usize, width: usize) -> ValueId {
+    /// Appends the embedding of token ids, times the residual's factor.
+    pub(super) fn embed(
+        &mut self,
+        weight: &str,
+        (vocab, width): (usize, usize),
+        mixing: Option<&Arc<Mixing>>,
+    ) -> ValueId {
+        let factor = Factor::new(self.residual.q30());
+        self.embed_times(factor, weight, (vocab, width), mixing.cloned())
+    }
+
+    /// Appends the embedding of token ids, times a factor that includes the residual's.
+    pub(super) fn embed_times(
+        &mut self,
+        factor: Factor,
+        weight: &str,
+        (rows, width): (usize, usize),
+        mixing: Option<Arc<Mixing>>,
+    ) -> ValueId {
         let codes = Codes::W8r;
-        let op = Op::Embed { vocab: small(vocab), width: small(width), codes };
-        self.fill(op, &[0], Fill::Table { weight: weight.to_owned(), rows: vocab, width, codes })
+        let op = Op::Embed { vocab: small(rows), width: small(width), codes };
+        let weight = weight.to_owned();
+        self.fill(op, &[0], Fill::Table(Table { weight, rows, width, codes, factor, mixing }))
     }
 
     /// Appends a table of learned positions.
@@ -159,19 +277,39 @@ impl Template {
     ) -> ValueId {
         let codes = Codes::I16;
         let op = Op::Position { context: small(rows), width: small(width), codes };
-        self.fill(op, &[input], Fill::Table { weight: weight.to_owned(), rows, width, codes })
+        let (weight, factor) = (weight.to_owned(), Factor::new(self.residual.q30()));
+        let mixing = None;
+        self.fill(op, &[input], Fill::Table(Table { weight, rows, width, codes, factor, mixing }))
     }
 
     /// Appends a norm.
     pub(super) fn norm(
         &mut self,
         shape: NormShape,
-        gamma: String,
+        gamma: Gamma,
         beta: Option<String>,
         factor: Factor,
         input: ValueId,
     ) -> ValueId {
         self.fill(Op::Norm(shape), &[input], Fill::Norm { shape, gamma, beta, factor })
+    }
+
+    /// Appends a norm with a scale of one: what reads it has the scale.
+    pub(super) fn plain_norm(&mut self, shape: NormShape, input: ValueId) -> ValueId {
+        self.fill(Op::Norm(shape), &[input], Fill::Ones(shape.group))
+    }
+
+    /// Appends the step that mixes channels, or turns them back: exact weights, 15-bit inputs.
+    pub(super) fn mix(
+        &mut self,
+        mixing: &Arc<Mixing>,
+        width: usize,
+        is_transposed: bool,
+        input: ValueId,
+    ) -> ValueId {
+        let shape = LinearShape::new(small(width), small(width)).expect("a width of a model");
+        let fill = Fill::Mixing { mixing: mixing.clone(), is_transposed };
+        self.fill(Op::Linear(shape.with_a15()), &[input], fill)
     }
 
     /// Appends a linear step of `depth` inputs; `fine` inputs have 15 bits.
@@ -195,7 +333,7 @@ impl Template {
         let has_bias = parts.iter().any(|part| part.bias.is_some());
         let shape = if has_bias { shape.with_bias() } else { shape };
         let shape = if fine { shape.with_a15() } else { shape };
-        Ok(self.fill(Op::Linear(shape), &[input], Fill::Linear { parts, depth }))
+        Ok(self.fill(Op::Linear(shape), &[input], Fill::Linear { parts, depth, narrow: false }))
     }
 
     /// Appends rotary positions.
@@ -214,24 +352,50 @@ impl Template {
         &mut self,
         (norm, gamma, beta): (NormShape, String, Option<String>),
         weight: Option<String>,
+        size: (usize, usize),
+        mixing: Option<&Arc<Mixing>>,
+        input: ValueId,
+    ) -> Result<ValueId, ImportError> {
+        let gamma = Gamma::new(gamma);
+        // An embedding that is the head as well carries the residual's factor there, too.
+        let factor = if weight.is_some() { Factor::ONE } else { self.residual.undone() };
+        let head = (norm, gamma, beta, factor);
+        let logits = self.logits(head, weight, size, mixing, input)?;
+        Ok(self.push(Op::Sample, &[logits]))
+    }
+
+    /// Appends the rows that produce output, a norm, and logits.
+    pub(super) fn logits(
+        &mut self,
+        (norm, gamma, beta, factor): (NormShape, Gamma, Option<String>, Factor),
+        weight: Option<String>,
         (vocab, width): (usize, usize),
+        mixing: Option<&Arc<Mixing>>,
         input: ValueId,
     ) -> Result<ValueId, ImportError> {
         let x = self.push(Op::LastRow, &[input]);
-        // An embedding that is the head as well carries the residual's factor there, too.
-        let factor = if weight.is_some() { Factor::ONE } else { Factor::FROM_RESIDUAL };
-        let x = self.norm(norm, gamma, beta, factor, x);
-        let logits = match weight {
-            Some(weight) => self.linear(vec![Part::new(weight, vocab)], width, false, x)?,
-            None => {
+        Ok(match (weight, mixing) {
+            (Some(weight), Some(_)) => {
+                let x = self.plain_norm(norm, x);
+                let part = Part::new(weight, vocab).reads(mixing, Some(&gamma));
+                self.linear(vec![part], width, false, x)?
+            }
+            (Some(weight), None) => {
+                let x = self.norm(norm, gamma, beta, factor, x);
+                self.linear(vec![Part::new(weight, vocab)], width, false, x)?
+            }
+            (None, _) => {
+                // The embedding's codes have no room for the scale, so the norm is over the source's own channels.
+                let x = mixing.map_or(x, |mixing| self.mix(mixing, width, true, x));
+                let x = self.norm(norm, gamma, beta, factor, x);
+                let x = mixing.map_or(x, |mixing| self.mix(mixing, width, false, x));
                 let name = || "the embedding as head".to_owned();
                 let shape = LinearShape::new(small(width), small(vocab)).ok_or_else(|| {
                     ImportError::Shape { name: name(), got: vec![vocab, width], want: vec![1, 1] }
                 })?;
                 self.fill(Op::Linear(shape), &[x], Fill::Shared(0))
             }
-        };
-        Ok(self.push(Op::Sample, &[logits]))
+        })
     }
 
     /// The program, with every source tensor found and of the right shape.
@@ -265,6 +429,22 @@ impl Decoder<'_> {
     /// Positions of a sequence at most.
     pub(super) const fn context(&self) -> u32 {
         self.program.context()
+    }
+
+    /// The same with weights of four bits in every linear step but the head.
+    pub(super) fn narrowed(mut self) -> Result<Self, ImportError> {
+        let vocabulary = self.vocabulary();
+        let mut nodes = self.program.nodes().to_vec();
+        for (node, fill) in nodes.iter_mut().zip(&mut self.fills) {
+            if let (Op::Linear(shape), Fill::Linear { narrow, .. }) = (node.op, fill)
+                && shape.n != vocabulary
+            {
+                *narrow = true;
+                node.op = Op::Linear(shape.with_w4());
+            }
+        }
+        self.program = Program::new(Input::Tokens, self.program.context(), nodes)?;
+        Ok(self)
     }
 
     /// Makes every tensor, in the order of the program.
@@ -336,15 +516,21 @@ impl Fill {
     /// Compares the source with what is needed of it.
     fn check(&self, source: &dyn Tensors) -> Result<(), ImportError> {
         match self {
-            Self::Nothing | Self::Frequencies(_) | Self::Shared(_) => Ok(()),
-            Self::Table { weight, rows, width, .. } => source.expect(weight, &[*rows, *width]),
+            Self::Nothing
+            | Self::Frequencies(_)
+            | Self::Shared(_)
+            | Self::Ones(_)
+            | Self::Mixing { .. } => Ok(()),
+            Self::Table(table) => source.expect(&table.weight, &[table.rows, table.width]),
             Self::Norm { shape, gamma, beta, .. } => {
                 let len = [shape.group as usize];
-                source.expect(gamma, &len)?;
+                source.expect(&gamma.name, &len)?;
                 beta.iter().try_for_each(|beta| source.expect(beta, &len))
             }
-            Self::Linear { parts, depth } => parts.iter().try_for_each(|part| {
+            Self::Linear { parts, depth, .. } => parts.iter().try_for_each(|part| {
                 source.expect(&part.weight, &part.shape(*depth))?;
+                let scale = part.inputs.as_ref().and_then(|inputs| inputs.scale.as_ref());
+                scale.map_or(Ok(()), |gamma| source.expect(&gamma.name, &[*depth]))?;
                 part.bias.iter().try_for_each(|bias| source.expect(bias, &[part.rows]))
             }),
         }
@@ -356,26 +542,41 @@ impl Fill {
             Self::Frequencies(turns) => {
                 Ok(vec![(0, turns.iter().flat_map(|turn| turn.to_le_bytes()).collect())])
             }
-            Self::Table { weight, rows, width, codes } => {
-                let tensor = source.get(weight, &[*rows, *width])?;
-                let value = |row: usize, column: usize| tensor.value(row * width + column);
-                let row_q30 = |_: usize| RESIDUAL_Q30;
-                let matrix =
-                    Matrix { row_q30: Some(&row_q30), ..Matrix::new(*rows, *width, &value) };
-                table_tensors(&tensor.name, &matrix, *codes)
+            Self::Table(table) => table.tensors(source),
+            Self::Ones(len) => {
+                let one = (1_i32 << 14).to_le_bytes();
+                Ok(vec![(0, one.repeat(*len as usize))])
+            }
+            Self::Mixing { mixing, is_transposed } => {
+                Ok(matrix_tensors(mixing.matrix(*is_transposed)))
             }
             Self::Norm { shape, gamma, beta, factor } => {
                 let len = [shape.group as usize];
-                let tensor = source.get(gamma, &len)?;
+                let tensor = source.get(&gamma.name, &len)?;
                 let beta = beta.as_ref().map(|beta| source.get(beta, &len)).transpose()?;
                 let beta =
                     beta.as_ref().map(|beta| |index: usize| Some(factor.times(beta.value(index)?)));
-                let gamma_at = |index: usize| Some(factor.times(tensor.value(index)?));
+                let gamma_at = |index: usize| Some(factor.times(gamma.of(tensor.value(index)?)));
                 let beta = beta.as_ref().map(|beta| beta as Values<'_>);
                 norm_tensors(&tensor.name, *shape, &gamma_at, beta)
             }
-            Self::Linear { parts, depth } => linear(parts, *depth, source),
+            Self::Linear { parts, depth, narrow } => linear(parts, (*depth, *narrow), source),
         }
+    }
+}
+
+impl Table {
+    fn tensors(&self, source: &dyn Tensors) -> Result<Vec<Slot>, ImportError> {
+        let Self { weight, rows, width, codes, factor, mixing } = self;
+        let tensor = source.get(weight, &[*rows, *width])?;
+        let name = tensor.name.clone();
+        let numbers = match mixing {
+            Some(mixing) => Numbers::Rows(MixedRows::new(tensor, mixing, None, *width)),
+            None => Numbers::Plain(tensor),
+        };
+        let value =
+            |row: usize, column: usize| Some(factor.times(numbers.value(row * width + column)?));
+        table_tensors(&name, &Matrix::new(*rows, *width, &value), *codes)
     }
 }
 
@@ -386,19 +587,116 @@ impl Part {
 
     fn read(&self, depth: usize, source: &dyn Tensors) -> Result<Loaded<'_>, ImportError> {
         let weight = source.get(&self.weight, &self.shape(depth))?;
+        let name = weight.name.clone();
         let bias = self.bias.as_ref().map(|bias| source.get(bias, &[self.rows])).transpose()?;
-        Ok(Loaded { part: self, weight, bias })
+        let bias = bias.map(|bias| match &self.outputs {
+            None => Numbers::Plain(bias),
+            Some(mixing) => {
+                let plain = Mixed::new((0..self.rows).map(|row| bias.value(row)));
+                Numbers::Whole(plain.rows(mixing, 1))
+            }
+        });
+        let scale = self.inputs.as_ref().and_then(|inputs| inputs.scale.as_ref());
+        let scale = scale
+            .map(|gamma| Ok::<_, ImportError>((gamma, source.get(&gamma.name, &[depth])?)))
+            .transpose()?;
+        let columns = self.inputs.as_ref().map(|inputs| (inputs.mixing.as_ref(), scale));
+        let weight = match (columns, &self.outputs) {
+            (None, None) => Numbers::Plain(weight),
+            (Some((mixing, scale)), None) => {
+                Numbers::Rows(MixedRows::new(weight, mixing, scale, depth))
+            }
+            (columns, Some(outputs)) => {
+                let number = |index| {
+                    let value = weight.value(index)?;
+                    match &columns {
+                        Some((_, Some((gamma, scale)))) => {
+                            Some(value.product(gamma.of(scale.value(index % depth)?)))
+                        }
+                        _ => Some(value),
+                    }
+                };
+                let whole = Mixed::new((0..self.rows * depth).map(number));
+                let whole = match &columns {
+                    Some((mixing, _)) => whole.columns(mixing),
+                    None => whole,
+                };
+                Numbers::Whole(whole.rows(outputs, depth))
+            }
+        };
+        Ok(Loaded { part: self, name, weight, bias })
     }
 }
 
 /// The source of one part, read.
 struct Loaded<'p> {
     part: &'p Part,
-    weight: SourceTensor,
-    bias: Option<SourceTensor>,
+    name: String,
+    weight: Numbers<'p>,
+    bias: Option<Numbers<'p>>,
 }
 
-fn linear(parts: &[Part], depth: usize, source: &dyn Tensors) -> Result<Vec<Slot>, ImportError> {
+/// Numbers of a source, by their index.
+enum Numbers<'p> {
+    /// As they are.
+    Plain(SourceTensor),
+    /// Mixed along rows, which are made as they are asked for.
+    Rows(MixedRows<'p>),
+    /// Mixed along columns too.
+    Whole(Mixed),
+}
+
+impl Numbers<'_> {
+    fn value(&self, index: usize) -> Option<Real> {
+        match self {
+            Self::Plain(tensor) => tensor.value(index),
+            Self::Rows(rows) => Some(rows.value(index)),
+            Self::Whole(mixed) => Some(mixed.value(index)),
+        }
+    }
+}
+
+/// A matrix whose rows are mixed. Whoever quantizes it goes row by row, so the last row is kept.
+struct MixedRows<'p> {
+    tensor: SourceTensor,
+    mixing: &'p Mixing,
+    scale: Option<(&'p Gamma, SourceTensor)>,
+    width: usize,
+    last: RefCell<(usize, Mixed)>,
+}
+
+impl<'p> MixedRows<'p> {
+    fn new(
+        tensor: SourceTensor,
+        mixing: &'p Mixing,
+        scale: Option<(&'p Gamma, SourceTensor)>,
+        width: usize,
+    ) -> Self {
+        Self { tensor, mixing, scale, width, last: RefCell::new((usize::MAX, Mixed::default())) }
+    }
+
+    fn value(&self, index: usize) -> Real {
+        let (row, column) = (index / self.width, index % self.width);
+        let mut last = self.last.borrow_mut();
+        if last.0 != row {
+            let number = |column: usize| {
+                let value = self.tensor.value(row * self.width + column)?;
+                match &self.scale {
+                    Some((gamma, scale)) => Some(value.product(gamma.of(scale.value(column)?))),
+                    None => Some(value),
+                }
+            };
+            *last = (row, Mixed::new((0..self.width).map(number)).columns(self.mixing));
+        }
+        last.1.value(column)
+    }
+}
+
+fn linear(
+    parts: &[Part],
+    (depth, narrow): (usize, bool),
+    source: &dyn Tensors,
+) -> Result<Vec<Slot>, ImportError> {
     let loaded: Vec<Loaded<'_>> =
         parts.iter().map(|part| part.read(depth, source)).collect::<Result<_, _>>()?;
     let find = |mut row: usize| {
@@ -428,20 +726,18 @@ fn linear(parts: &[Part], depth: usize, source: &dyn Tensors) -> Result<Vec<Slot
     let row_q30 = (!is_plain).then_some(&row_q30 as &dyn Fn(usize) -> u32);
     let matrix = Matrix { row_q30, ..Matrix::new(rows, depth, &value) };
     let has_bias = loaded.iter().any(|loaded| loaded.bias.is_some());
-    let names: Vec<&str> = loaded.iter().map(|loaded| loaded.weight.name.as_str()).collect();
-    linear_tensors(&names.join(", "), &matrix, has_bias.then_some(&bias as Values<'_>))
+    let names: Vec<&str> = loaded.iter().map(|loaded| loaded.name.as_str()).collect();
+    let bias = has_bias.then_some(&bias as Values<'_>);
+    let name = names.join(", ");
+    if narrow {
+        return narrow_linear_tensors(&name, &matrix, bias);
+    }
+    linear_tensors(&name, &matrix, bias)
 }
 
 fn names(parts: &[Part]) -> String {
     let names: Vec<&str> = parts.iter().map(|part| part.weight.as_str()).collect();
     names.join(", ")
-}
-
-/// The ε of a norm over what flows from layer to layer, from the source's: it is added to squares.
-pub(super) fn residual_eps(eps_q32: u32) -> u32 {
-    let shift = 2 * RESIDUAL_SHIFT;
-    let eps = (u64::from(eps_q32) + (1 << (shift - 1))) >> shift;
-    u32::try_from(eps).expect("less than it was")
 }
 
 /// A size as the operator set counts; too large a one stays too large.

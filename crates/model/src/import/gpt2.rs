@@ -10,7 +10,7 @@ use serde_json::{Number, Value};
 
 use super::{
     ImportError,
-    decoder::{Factor, Part, Sizes, Stated, Template, residual_eps, small, unsupported},
+    decoder::{Factor, Gamma, Part, Residual, Sizes, Stated, Template, small, unsupported},
     json::{eps_q32, required},
     source::Tensors,
 };
@@ -55,14 +55,14 @@ pub(super) fn template(folder: &Path, source: &dyn Tensors) -> Result<Template, 
         let want = "a number from 0 to below 1";
         unsupported("layer_norm_epsilon", &config.layer_norm_epsilon, want)
     })?;
-    let norm = NormShape::new(NormKind::Layer, residual_eps(eps), small(sizes.hidden));
+    let norm = NormShape::new(NormKind::Layer, Residual::USUAL.eps(eps), small(sizes.hidden));
     let norm = norm.expect("the width was checked with the sizes");
     let prefix = if source.has("transformer.wte.weight") { "transformer." } else { "" };
     let block = Block { prefix, sizes, norm, activation };
 
     let hidden = sizes.hidden;
-    let mut template = Template::new(sizes.context);
-    let x = template.embed(&format!("{prefix}wte.weight"), sizes.vocab, hidden);
+    let mut template = Template::new(sizes.context, Residual::USUAL);
+    let x = template.embed(&format!("{prefix}wte.weight"), (sizes.vocab, hidden), None);
     let positions = format!("{prefix}wpe.weight");
     let mut x = template.positions(&positions, config.n_positions, hidden, x);
     for layer in 0..sizes.layers {
@@ -71,7 +71,7 @@ pub(super) fn template(folder: &Path, source: &dyn Tensors) -> Result<Template, 
     let head = (config.tie_word_embeddings == Some(false)).then(|| "lm_head.weight".to_owned());
     let last = |part: &str| format!("{prefix}ln_f.{part}");
     let last = (norm, last("weight"), Some(last("bias")));
-    template.head(last, head, (sizes.vocab, hidden), x)?;
+    template.head(last, head, (sizes.vocab, hidden), None, x)?;
     Ok(template)
 }
 
@@ -122,7 +122,7 @@ impl Block<'_> {
         };
         let norm = |template: &mut Template, part: &str, x| {
             let (gamma, beta) = (name(&format!("{part}.weight")), name(&format!("{part}.bias")));
-            template.norm(self.norm, gamma, Some(beta), Factor::ONE, x)
+            template.norm(self.norm, Gamma::new(gamma), Some(beta), Factor::ONE, x)
         };
         let y = norm(template, "ln_1", x);
         let qkv = part("attn.c_attn", 3 * hidden).with_factor(hidden, query_q30);
@@ -132,13 +132,22 @@ impl Block<'_> {
             template.push(columns, &[qkv])
         });
         let y = template.push(Op::Attention(attention), &[q, k, v]);
-        let y =
-            template.linear(vec![part("attn.c_proj", hidden).for_residual()], hidden, false, y)?;
+        let y = template.linear(
+            vec![part("attn.c_proj", hidden).for_residual(Residual::USUAL)],
+            hidden,
+            false,
+            y,
+        )?;
         let x = template.push(Op::Add, &[y, x]);
         let y = norm(template, "ln_2", x);
         let y = template.linear(vec![part("mlp.c_fc", inner)], hidden, false, y)?;
         let y = template.push(Op::Activation(self.activation), &[y]);
-        let y = template.linear(vec![part("mlp.c_proj", hidden).for_residual()], inner, true, y)?;
+        let y = template.linear(
+            vec![part("mlp.c_proj", hidden).for_residual(Residual::USUAL)],
+            inner,
+            true,
+            y,
+        )?;
         Ok(template.push(Op::Add, &[y, x]))
     }
 }

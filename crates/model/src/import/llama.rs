@@ -6,7 +6,7 @@
 //! What the operator set states differently is folded here, exactly: `log2(e)/√head_dim` into the queries' rows, or with
 //! a norm over each query head into that norm's scale.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use hyperion_ops::{
     ActivationTable, NormKind, NormShape, Pairing, RopeShape,
@@ -17,8 +17,9 @@ use serde_json::{Number, Value};
 
 use super::{
     ImportError,
-    decoder::{Factor, Part, Sizes, Stated, Template, residual_eps, small, unsupported},
+    decoder::{Factor, Gamma, Part, Residual, Sizes, Stated, Template, small, unsupported},
     json::{eps_q32, ratio, required, whole},
+    mixing::Mixing,
 };
 use crate::program::{Op, ValueId};
 
@@ -55,10 +56,10 @@ struct Config {
 
 /// `rope_scaling`, or `rope_parameters` as newer files have it.
 #[derive(Clone, Debug, Default, Deserialize)]
-struct Rope {
+pub(super) struct Rope {
     #[serde(alias = "type")]
     rope_type: Option<String>,
-    rope_theta: Option<Number>,
+    pub(super) rope_theta: Option<Number>,
     factor: Option<Number>,
     low_freq_factor: Option<Number>,
     high_freq_factor: Option<Number>,
@@ -144,41 +145,53 @@ impl Architecture {
     /// The decoder's program, and where its tensors come from, by the names of Hugging Face checkpoints.
     pub(super) fn template(&self) -> Result<Template, ImportError> {
         let sizes = &self.sizes;
-        let norm = NormShape::new(NormKind::Rms, residual_eps(self.eps_q32), small(sizes.hidden));
+        let norm =
+            NormShape::new(NormKind::Rms, Residual::USUAL.eps(self.eps_q32), small(sizes.hidden));
         let norm = norm.expect("the width was checked with the sizes");
-        let mut template = Template::new(sizes.context);
-        let frequencies = self.frequencies()?;
-        let block = Block { architecture: self, norm, frequencies: &frequencies };
-        let mut x = template.embed("model.embed_tokens.weight", sizes.vocab, sizes.hidden);
+        let mut template = Template::new(sizes.context, Residual::USUAL);
+        let frequencies = frequencies(self.theta, &self.scaling, sizes.attention.head_dim)?;
+        let block = Block {
+            architecture: self,
+            norm,
+            frequencies: &frequencies,
+            mixing: Mixing::of(sizes.hidden).map(Arc::new),
+            value_mixing: Mixing::of(sizes.attention.head_dim as usize).map(Arc::new),
+        };
+        let size = (sizes.vocab, sizes.hidden);
+        let mixing = block.mixing.as_ref();
+        let mut x = template.embed("model.embed_tokens.weight", size, mixing);
         for (layer, window) in self.windows.iter().enumerate() {
             x = block.push(&mut template, layer, *window, x)?;
         }
         let head = (!self.is_tied).then(|| "lm_head.weight".to_owned());
         let norm = (norm, "model.norm.weight".to_owned(), None);
-        template.head(norm, head, (sizes.vocab, sizes.hidden), x)?;
+        template.head(norm, head, size, mixing, x)?;
         Ok(template)
     }
+}
 
-    /// Turns per position of each rotary pair.
-    fn frequencies(&self) -> Result<Vec<u64>, ImportError> {
-        let rot = self.sizes.attention.head_dim;
-        let all = (0..rot / 2).map(|pair| {
-            let plain = rope_frequency(self.theta, rot, pair)?;
-            match &self.scaling {
-                Scaling::None => Some(plain),
-                Scaling::Linear { factor } => divide(plain, ((*factor).into(), 1)),
-                Scaling::Llama3 { factor, low, high, context } => {
-                    rope_llama3(plain, *factor, *low, *high, *context)
-                }
-                Scaling::Each(factors) => divide(plain, *factors.get(pair as usize)?),
+/// Turns per position of each rotary pair of heads of `rot` columns.
+pub(super) fn frequencies(
+    theta: (u64, u64),
+    scaling: &Scaling,
+    rot: u32,
+) -> Result<Vec<u64>, ImportError> {
+    let all = (0..rot / 2).map(|pair| {
+        let plain = rope_frequency(theta, rot, pair)?;
+        match scaling {
+            Scaling::None => Some(plain),
+            Scaling::Linear { factor } => divide(plain, ((*factor).into(), 1)),
+            Scaling::Llama3 { factor, low, high, context } => {
+                rope_llama3(plain, *factor, *low, *high, *context)
             }
-        });
-        let all: Option<Vec<u64>> = all.collect();
-        all.ok_or_else(|| {
-            let got = format!("{:?}, {:?}", self.theta, self.scaling);
-            unsupported("rope_theta, rope_scaling", &got, "frequencies that can be rounded")
-        })
-    }
+            Scaling::Each(factors) => divide(plain, *factors.get(pair as usize)?),
+        }
+    });
+    let all: Option<Vec<u64>> = all.collect();
+    all.ok_or_else(|| {
+        let got = format!("{theta:?}, {scaling:?}");
+        unsupported("rope_theta, rope_scaling", &got, "frequencies that can be rounded")
+    })
 }
 
 /// A frequency divided by a ratio, half up.
@@ -233,7 +246,8 @@ impl Config {
 }
 
 impl Rope {
-    fn scaling(&self) -> Result<Scaling, ImportError> {
+    /// The rule that is stated.
+    pub(super) fn scaling(&self) -> Result<Scaling, ImportError> {
         let number = |key, number: &Option<Number>| {
             let want = "a whole number of at least 1 is supported";
             let got = number.as_ref().map_or_else(|| "missing".to_owned(), ToString::to_string);
@@ -268,6 +282,10 @@ struct Block<'a> {
     architecture: &'a Architecture,
     norm: NormShape,
     frequencies: &'a [u64],
+    /// How what flows from layer to layer is held.
+    mixing: Option<Arc<Mixing>>,
+    /// How the values of a head are held.
+    value_mixing: Option<Arc<Mixing>>,
 }
 
 impl Block<'_> {
@@ -280,17 +298,20 @@ impl Block<'_> {
     ) -> Result<ValueId, ImportError> {
         let name = |part: &str| format!("model.layers.{layer}.{part}");
         let Sizes { hidden, inner, .. } = self.architecture.sizes;
-        let y = template.norm(self.norm, name("input_layernorm.weight"), None, Factor::ONE, x);
-        let y = self.attention(template, &name, window, y)?;
+        let scale = Gamma::new(name("input_layernorm.weight"));
+        let y = self.norm_before(template, &scale, x);
+        let y = self.attention(template, &name, &scale, window, y)?;
         let x = template.push(Op::Add, &[y, x]);
-        let y =
-            template.norm(self.norm, name("post_attention_layernorm.weight"), None, Factor::ONE, x);
+        let scale = Gamma::new(name("post_attention_layernorm.weight"));
+        let y = self.norm_before(template, &scale, x);
+        let mixing = self.mixing.as_ref();
         let bias =
             |part: &str| self.architecture.has_mlp_bias.then(|| name(&format!("mlp.{part}.bias")));
         let part = |part: &str, rows| {
             Part::new(name(&format!("mlp.{part}.weight")), rows).with_bias(bias(part))
         };
-        let up = vec![part("gate_proj", inner), part("up_proj", inner)];
+        let up = ["gate_proj", "up_proj"].map(|up| part(up, inner).reads(mixing, Some(&scale)));
+        let up = up.into();
         let up = template.linear(up, hidden, false, y)?;
         let half = |start: usize| Op::Columns { start: small(start), len: small(inner) };
         let gate = template.push(half(0), &[up]);
@@ -298,15 +319,24 @@ impl Block<'_> {
         let gate = template.push(Op::Activation(ActivationTable::Silu), &[gate]);
         let y = template.push(Op::Gate, &[gate, up]);
         // The gate's products have a few channels many times the rest, so their codes have 15 bits.
-        let down = part("down_proj", hidden).for_residual();
+        let down = part("down_proj", hidden).for_residual(Residual::USUAL).writes(mixing);
         let y = template.linear(vec![down], inner, true, y)?;
         Ok(template.push(Op::Add, &[y, x]))
+    }
+
+    /// The norm before a sub-layer; where channels are mixed, its scale is part of what reads it.
+    fn norm_before(&self, template: &mut Template, scale: &Gamma, x: ValueId) -> ValueId {
+        match self.mixing {
+            Some(_) => template.plain_norm(self.norm, x),
+            None => template.norm(self.norm, scale.clone(), None, Factor::ONE, x),
+        }
     }
 
     fn attention(
         &self,
         template: &mut Template,
         name: &dyn Fn(&str) -> String,
+        scale: &Gamma,
         window: u32,
         x: ValueId,
     ) -> Result<ValueId, ImportError> {
@@ -318,12 +348,14 @@ impl Block<'_> {
             let bias = has_bias.then(|| name(&format!("self_attn.{part}.bias")));
             Part::new(name(&format!("self_attn.{part}.weight")), rows).with_bias(bias)
         };
+        let (mixing, value_mixing) = (self.mixing.as_ref(), self.value_mixing.as_ref());
         let q = part("q_proj", queries, *has_qkv_bias);
         // What a norm follows it would take out again, so there the norm's scale carries the multiplier.
         let q = if *has_head_norms { q } else { q.with_factor(queries, sizes.query_q30) };
         let k = part("k_proj", keys, *has_qkv_bias);
         let v = part("v_proj", keys, *has_qkv_bias);
-        let qkv = template.linear(vec![q, k, v], sizes.hidden, false, x)?;
+        let qkv = [q, k, v.writes(value_mixing)].map(|part| part.reads(mixing, Some(scale)));
+        let qkv = template.linear(qkv.into(), sizes.hidden, false, x)?;
         let columns =
             |start: usize, len: usize| Op::Columns { start: small(start), len: small(len) };
         let mut q = template.push(columns(0, queries), &[qkv]);
@@ -332,7 +364,7 @@ impl Block<'_> {
         if *has_head_norms {
             let head = NormShape::new(NormKind::Rms, self.architecture.eps_q32, attention.head_dim);
             let head = head.expect("a head is narrower than a row");
-            let scale = |part: &str| name(&format!("self_attn.{part}.weight"));
+            let scale = |part: &str| Gamma::new(name(&format!("self_attn.{part}.weight")));
             q = template.norm(head, scale("q_norm"), None, Factor::new(sizes.query_q30), q);
             k = template.norm(head, scale("k_norm"), None, Factor::ONE, k);
         }
@@ -344,7 +376,8 @@ impl Block<'_> {
         let q = template.rope(rope(attention.heads)?, self.frequencies, q);
         let k = template.rope(rope(attention.kv_heads)?, self.frequencies, k);
         let y = template.push(Op::Attention(attention), &[q, k, v]);
-        let out = part("o_proj", sizes.hidden, *has_out_bias).for_residual();
+        let out = part("o_proj", sizes.hidden, *has_out_bias).for_residual(Residual::USUAL);
+        let out = out.reads(value_mixing, None).writes(mixing);
         template.linear(vec![out], queries, false, y)
     }
 }

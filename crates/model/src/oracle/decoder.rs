@@ -1,4 +1,5 @@
-//! A decoder in f32: candle-transformers for the Llama family, the layers of [`gpt2`](super::gpt2) for GPT-2.
+//! A decoder in f32: candle-transformers for the Llama family, the layers of [`gpt2`](super::gpt2) for GPT-2 and of
+//! [`gemma`](super::gemma) for Gemma.
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -8,7 +9,7 @@ use candle_transformers::models::{llama, mistral, qwen2, qwen3};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{OracleError, files, gpt2::Gpt2};
+use super::{OracleError, files, gemma::Gemma, gpt2::Gpt2};
 
 /// The float model.
 pub(super) struct Decoder {
@@ -24,6 +25,7 @@ enum Kind {
     Qwen2(qwen2::ModelForCausalLM),
     Qwen3(qwen3::ModelForCausalLM),
     Gpt2(Gpt2),
+    Gemma(Gemma),
 }
 
 impl Decoder {
@@ -31,7 +33,7 @@ impl Decoder {
     pub(super) fn is_here(folder: &Path) -> Result<bool, OracleError> {
         let config: Map<String, Value> = files::json(&folder.join("config.json"))?;
         let family = config.get("model_type").and_then(Value::as_str);
-        let families = ["llama", "mistral", "qwen2", "qwen3", "gpt2"];
+        let families = ["llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gpt2"];
         Ok(family.is_some_and(|family| families.contains(&family)))
     }
 
@@ -45,7 +47,7 @@ impl Decoder {
         let family =
             config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
         let is_tied = config.get("tie_word_embeddings").and_then(Value::as_bool);
-        let is_tied = is_tied.unwrap_or(family == "gpt2");
+        let is_tied = is_tied.unwrap_or(family == "gpt2" || family.starts_with("gemma"));
         if is_tied {
             // Candle takes the head from where it stands, if it stands anywhere.
             tensors.remove("lm_head.weight");
@@ -93,6 +95,7 @@ impl Decoder {
                 Kind::Qwen3(qwen3::ModelForCausalLM::new(&config, weights)?)
             }
             "gpt2" => Kind::Gpt2(Gpt2::load(&config, &weights)?),
+            "gemma2" | "gemma3_text" => Kind::Gemma(Gemma::load(&config, &weights)?),
             _ => return Err(unsupported(&format!("model_type `{family}`"))),
         };
         Ok(Self { model, vocabulary, context })
@@ -140,6 +143,10 @@ impl Decoder {
                 each.map(|at| row(&model.forward(&tokens(at..at + 1)?, at)?)).collect()
             }
             Kind::Gpt2(model) => {
+                let logits = model.forward(ids)?;
+                each.map(|at| row(&logits.i(at)?)).collect()
+            }
+            Kind::Gemma(model) => {
                 let logits = model.forward(ids)?;
                 each.map(|at| row(&logits.i(at)?)).collect()
             }

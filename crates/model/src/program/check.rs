@@ -243,7 +243,7 @@ fn infer(node: &Node, shapes: &[Shape], context: u32, is_last: bool) -> Result<S
             }
             Ok(Shape { width: len, ..got })
         }
-        Op::Activation(_) => reads.activations(0, None),
+        Op::Activation(_) | Op::Softcap(_) => reads.activations(0, None),
         Op::Gate | Op::Add => reads.pair(),
         Op::LastRow => Ok(Shape { rows: Rows::Out, ..reads.trunk(0, None)? }),
         Op::Pool { unit, .. } => {

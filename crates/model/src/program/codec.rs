@@ -1,8 +1,8 @@
 //! The bytes of a program: big-endian, one encoding a program.
 
 use hyperion_ops::{
-    ActivationTable, AttentionShape, LinearShape, NormKind, NormShape, OPSET, Pairing, PoolMode,
-    RopeShape, table::TABLES_ROOT,
+    ActivationTable, AttentionShape, Cap, LinearShape, NormKind, NormShape, OPSET, Pairing,
+    PoolMode, RopeShape, table::TABLES_ROOT,
 };
 use hyperion_primitives::{B256, Dtype};
 
@@ -23,8 +23,16 @@ pub enum DecodeError {
         more: bool,
     },
     /// They begin otherwise.
-    #[error("the bytes do not begin with \"HYPP\", format 1, operator set 1")]
+    #[error("the bytes do not begin with \"HYPP\", format 1, operator set 1 or {OPSET}")]
     Header,
+    /// The operator set is not the oldest that has the operators.
+    #[error("the program names operator set {got}, its operators are those of set {want}")]
+    OperatorSet {
+        /// The set it names.
+        got: u16,
+        /// The set it needs.
+        want: u16,
+    },
     /// Another version of the tables.
     #[error("the program was made for tables {got}, this program has {TABLES_ROOT}")]
     Tables {
@@ -52,7 +60,7 @@ impl Program {
         let mut bytes = Vec::new();
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&FORMAT.to_be_bytes());
-        bytes.extend_from_slice(&OPSET.to_be_bytes());
+        bytes.extend_from_slice(&self.operator_set().to_be_bytes());
         bytes.extend_from_slice(TABLES_ROOT.as_slice());
         bytes.push(self.input.dtype().code());
         for number in [self.input.width(), self.context, len(&self.nodes)] {
@@ -78,7 +86,11 @@ impl Program {
     /// When they are not exactly what [`encode`](Self::encode) writes for some program.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader { bytes, at: 0 };
-        if reader.array::<4>()? != *MAGIC || reader.u16()? != FORMAT || reader.u16()? != OPSET {
+        if reader.array::<4>()? != *MAGIC || reader.u16()? != FORMAT {
+            return Err(DecodeError::Header);
+        }
+        let got = reader.u16()?;
+        if !(1..=OPSET).contains(&got) {
             return Err(DecodeError::Header);
         }
         let tables = B256::new(reader.array()?);
@@ -101,7 +113,12 @@ impl Program {
         if reader.at != bytes.len() {
             return Err(DecodeError::Length { at: reader.at, more: true });
         }
-        Ok(Self::new(input, context, nodes)?)
+        let program = Self::new(input, context, nodes)?;
+        let want = program.operator_set();
+        if got != want {
+            return Err(DecodeError::OperatorSet { got, want });
+        }
+        Ok(program)
     }
 }
 
@@ -132,10 +149,11 @@ fn op(code: u8, r: &mut Reader<'_>) -> Result<Op, DecodeError> {
             Op::Norm(r.shape("norm group", group, NormShape::new(kind, eps_q32, group))?)
         }
         4 => {
-            let (k, n, flags) = (r.u32()?, r.u32()?, r.flags(7)?);
+            let (k, n, flags) = (r.u32()?, r.u32()?, r.flags(15)?);
             let mut shape = r.shape("linear depth", k, LinearShape::new(k, n))?;
             (shape.bias, shape.a15, shape.smooth) =
                 (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
+            shape.w4 = flags & 8 != 0;
             Op::Linear(shape)
         }
         5 => {
@@ -145,7 +163,7 @@ fn op(code: u8, r: &mut Reader<'_>) -> Result<Op, DecodeError> {
         }
         6 => {
             let (heads, kv_heads, head_dim) = (r.u32()?, r.u32()?, r.u32()?);
-            let (flags, window) = (r.flags(3)?, r.u32()?);
+            let (flags, window) = (r.flags(7)?, r.u32()?);
             let mut shape =
                 r.shape("attention heads", heads, AttentionShape::new(heads, kv_heads, head_dim))?;
             // Without causality there is no window: what is before a row is as visible as what is after.
@@ -154,7 +172,8 @@ fn op(code: u8, r: &mut Reader<'_>) -> Result<Op, DecodeError> {
             } else if window != 0 {
                 return Err(r.field("window without causality", window.into()));
             }
-            Op::Attention(if flags & 2 != 0 { shape.with_p15() } else { shape })
+            let shape = if flags & 2 != 0 { shape.with_p15() } else { shape };
+            Op::Attention(if flags & 4 != 0 { shape.with_cap(r.cap()?) } else { shape })
         }
         7 => Op::Columns { start: r.u32()?, len: r.u32()? },
         8 => Op::Activation(r.choice("activation table", ActivationTable::from_code)?),
@@ -166,6 +185,7 @@ fn op(code: u8, r: &mut Reader<'_>) -> Result<Op, DecodeError> {
         }
         13 => Op::Argmax,
         14 => Op::Sample,
+        15 => Op::Softcap(r.cap()?),
         _ => return Err(r.field("operator", code.into())),
     })
 }
@@ -188,6 +208,7 @@ impl Op {
             Self::Pool { .. } => 12,
             Self::Argmax => 13,
             Self::Sample => 14,
+            Self::Softcap(_) => 15,
         }
     }
 
@@ -206,6 +227,7 @@ impl Op {
             }
             Self::Linear(shape) => {
                 let flags = flag(1, shape.bias) | flag(2, shape.a15) | flag(4, shape.smooth);
+                let flags = flags | flag(8, shape.w4);
                 [numbers(&[shape.k, shape.n]), vec![flags]].concat()
             }
             Self::Rope(shape) => {
@@ -214,11 +236,14 @@ impl Op {
             }
             Self::Attention(shape) => {
                 let flags = flag(1, shape.causal) | flag(2, shape.p15);
+                let flags = flags | flag(4, shape.cap.is_some());
+                let cap = shape.cap.map_or_else(Vec::new, |cap| numbers(&[cap.q16()]));
                 let sizes = numbers(&[shape.heads, shape.kv_heads, shape.head_dim]);
-                [sizes, vec![flags], numbers(&[shape.window])].concat()
+                [sizes, vec![flags], numbers(&[shape.window]), cap].concat()
             }
             Self::Columns { start, len } => numbers(&[*start, *len]),
             Self::Activation(table) => vec![table.code()],
+            Self::Softcap(cap) => numbers(&[cap.q16()]),
             Self::Pool { mode, unit } => vec![mode.code(), u8::from(*unit)],
             Self::Gate | Self::Add | Self::LastRow | Self::Argmax | Self::Sample => Vec::new(),
         }
@@ -258,6 +283,11 @@ impl Reader<'_> {
     ) -> Result<T, DecodeError> {
         let code = self.u8()?;
         of(code).ok_or_else(|| self.field(what, code.into()))
+    }
+
+    fn cap(&mut self) -> Result<Cap, DecodeError> {
+        let q16 = self.u32()?;
+        self.shape("cap", q16, Cap::new(q16))
     }
 
     fn codes(&mut self) -> Result<Codes, DecodeError> {

@@ -18,7 +18,8 @@ const HEADS: usize = 4;
 const LAYERS: usize = 2;
 
 /// Every family, in the form that has most of its features.
-pub(crate) const FAMILIES: [&str; 6] = ["llama2", "llama3", "mistral", "qwen2", "qwen3", "gpt2"];
+pub(crate) const FAMILIES: [&str; 8] =
+    ["llama2", "llama3", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gpt2"];
 
 /// Tensors with random values.
 struct Tensors {
@@ -69,8 +70,9 @@ pub(crate) fn family_of(name: &str, hidden: usize, inner: usize) -> Folder {
 
 fn llama(name: &str, (hidden, inner): (usize, usize), tensors: &mut Tensors) -> Value {
     let kv_heads = if name == "llama2" { HEADS } else { 2 };
-    let head_dim = if name == "qwen3" { 16 } else { hidden / HEADS };
-    let is_tied = matches!(name, "llama3" | "qwen2");
+    let is_gemma = name.starts_with("gemma");
+    let head_dim = if name == "qwen3" || is_gemma { 16 } else { hidden / HEADS };
+    let is_tied = is_gemma || matches!(name, "llama3" | "qwen2");
     let (queries, keys) = (HEADS * head_dim, kv_heads * head_dim);
     tensors.put("model.embed_tokens.weight", &[VOCABULARY, hidden], 0.0, 1.0);
     for layer in 0..LAYERS {
@@ -86,24 +88,38 @@ fn llama(name: &str, (hidden, inner): (usize, usize), tensors: &mut Tensors) -> 
         ] {
             tensors.matrix(&part(&format!("{name}.weight")), &[n, k], k);
         }
-        tensors.scale(&part("input_layernorm.weight"), hidden);
-        tensors.scale(&part("post_attention_layernorm.weight"), hidden);
+        // Gemma's files hold what a scale has beyond one.
+        let centre = if is_gemma { 0.0 } else { 1.0 };
+        for norm in ["input_layernorm", "post_attention_layernorm"] {
+            tensors.put(&part(&format!("{norm}.weight")), &[hidden], centre, 0.3);
+        }
+        if is_gemma {
+            for norm in ["pre_feedforward_layernorm", "post_feedforward_layernorm"] {
+                tensors.put(&part(&format!("{norm}.weight")), &[hidden], centre, 0.3);
+            }
+        }
         if name == "qwen2" {
             for (name, n) in [("q_proj", queries), ("k_proj", keys), ("v_proj", keys)] {
                 tensors.put(&part(&format!("self_attn.{name}.bias")), &[n], 0.0, 0.5);
             }
         }
-        if name == "qwen3" {
-            tensors.scale(&part("self_attn.q_norm.weight"), head_dim);
-            tensors.scale(&part("self_attn.k_norm.weight"), head_dim);
+        if name == "qwen3" || name == "gemma3" {
+            for norm in ["q_norm", "k_norm"] {
+                let name = part(&format!("self_attn.{norm}.weight"));
+                tensors.put(&name, &[head_dim], centre, 0.3);
+            }
         }
     }
-    tensors.scale("model.norm.weight", hidden);
+    tensors.put("model.norm.weight", &[hidden], if is_gemma { 0.0 } else { 1.0 }, 0.3);
     if !is_tied {
         tensors.matrix("lm_head.weight", &[VOCABULARY, hidden], hidden / 4);
     }
     let model_type = name.trim_end_matches("2").trim_end_matches("3");
-    let model_type = if model_type == "qwen" { name } else { model_type };
+    let model_type = match name {
+        "qwen2" | "qwen3" | "gemma2" => name,
+        "gemma3" => "gemma3_text",
+        _ => model_type,
+    };
     let mut config = json!({
         "model_type": model_type, "hidden_size": hidden, "intermediate_size": inner,
         "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "num_key_value_heads": kv_heads,
@@ -128,6 +144,24 @@ fn llama(name: &str, (hidden, inner): (usize, usize), tensors: &mut Tensors) -> 
             set("max_window_layers", json!(1));
         }
         "qwen3" => set("head_dim", json!(head_dim)),
+        "gemma2" => {
+            set("head_dim", json!(head_dim));
+            set("hidden_activation", json!("gelu_pytorch_tanh"));
+            set("sliding_window", json!(9));
+            set("query_pre_attn_scalar", json!(24));
+            set("attn_logit_softcapping", json!(2.5));
+            set("final_logit_softcapping", json!(5.0));
+        }
+        "gemma3" => {
+            set("head_dim", json!(head_dim));
+            set("hidden_activation", json!("gelu_pytorch_tanh"));
+            set("sliding_window", json!(9));
+            set("sliding_window_pattern", json!(2));
+            set("query_pre_attn_scalar", json!(16));
+            set("rope_theta", json!(1_000_000.0));
+            set("rope_local_base_freq", json!(10_000.0));
+            set("rope_scaling", json!({"rope_type": "linear", "factor": 4.0}));
+        }
         _ => {}
     }
     config

@@ -14,7 +14,7 @@ use alloy_signer_local::PrivateKeySigner;
 use alloy_sol_types::{SolCall as _, SolError as _, SolValue as _, sol};
 use anyhow::{Context as _, Result, bail, ensure};
 use hyperion_executor::{TxOutcome, revm::context::result::ExecutionResult};
-use hyperion_model::Tokenizer;
+use hyperion_model::{Tokenizer, import::Precision};
 use hyperion_primitives::B256;
 use hyperion_rpc::serve::Shutdown;
 
@@ -80,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let folder = tempfile::tempdir().context("a temporary folder")?;
     let file = folder.path().join("minilm.hyp");
     say!("== 1. A published model becomes an exact one")?;
-    model::import_model(&arguments.minilm, &file)?;
+    model::import_model(&arguments.minilm, &file, Precision::EightBits)?;
 
     let mut config = NodeConfig::dev(folder.path().join("node"));
     let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));

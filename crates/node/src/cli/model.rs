@@ -8,7 +8,9 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use hyperion_model::{
-    Model, Prepared, Tensor, Tokenizer, Trust, import, import::generation::Generation, oracle,
+    Model, Prepared, Tensor, Tokenizer, Trust,
+    import::{self, Precision, generation::Generation},
+    oracle,
 };
 use hyperion_primitives::ModelId;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -22,7 +24,7 @@ pub(crate) enum Command {
     /// Turn a published model into an exact one: the same file and id on every machine.
     ///
     /// SOURCE is a Hugging Face folder (config.json, safetensors, tokenizer.json) of an encoder of the BERT family or of a
-    /// decoder (Llama, Mistral, Qwen2, Qwen3, GPT-2), a .gguf file of a decoder, a folder with graph.json and
+    /// decoder (Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3, GPT-2), a .gguf file of a decoder, a folder with graph.json and
     /// safetensors, or an .onnx classifier.
     Import {
         /// What to import.
@@ -30,6 +32,9 @@ pub(crate) enum Command {
         /// File to write, `.hyp`; the tokenizer goes beside it.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
+        /// Bits of a decoder's weights. With 4bit decoding reads about half the bytes, and answers are less like the source's.
+        #[arg(long, default_value = "8bit")]
+        weights: Weights,
     },
     /// Print what model files hold: id, program, sizes, work.
     List {
@@ -75,9 +80,29 @@ pub(crate) enum Command {
     },
 }
 
+/// Bits of a decoder's weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Weights {
+    /// One code a byte.
+    #[value(name = "8bit")]
+    Eight,
+    /// Two codes a byte.
+    #[value(name = "4bit")]
+    Four,
+}
+
+impl From<Weights> for Precision {
+    fn from(weights: Weights) -> Self {
+        match weights {
+            Weights::Eight => Self::EightBits,
+            Weights::Four => Self::FourBits,
+        }
+    }
+}
+
 pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Import { source, out } => import_model(source, out),
+        Command::Import { source, out, weights } => import_model(source, out, (*weights).into()),
         Command::List { paths } => list(paths),
         Command::Check { model, source, inputs, divide_by, at_least } => {
             let model = Model::open(model, Trust::Nothing)?;
@@ -105,10 +130,10 @@ pub(crate) fn run(command: &Command) -> Result<()> {
 /// # Errors
 ///
 /// When the source is refused, or the file cannot be written; a file that is there stays until the new one is whole.
-pub(crate) fn import_model(source: &Path, out: &Path) -> Result<()> {
+pub(crate) fn import_model(source: &Path, out: &Path, precision: Precision) -> Result<()> {
     let bar = bar("importing");
     let partial = out.with_extension("hyp.partial");
-    let written = write(source, &partial, &bar);
+    let written = write(source, precision, &partial, &bar);
     bar.finish_and_clear();
     if written.is_err() {
         // Half a model is of no use; that it cannot be removed is no second trouble.
@@ -133,10 +158,10 @@ pub(crate) fn import_model(source: &Path, out: &Path) -> Result<()> {
     Ok(())
 }
 
-fn write(source: &Path, to: &Path, bar: &ProgressBar) -> Result<ModelId> {
+fn write(source: &Path, precision: Precision, to: &Path, bar: &ProgressBar) -> Result<ModelId> {
     let file = File::create(to).with_context(|| format!("making {}", to.display()))?;
     let mut writer = BufWriter::new(file);
-    let id = import::write(source, &mut writer, &mut |done, all| {
+    let id = import::write_with(source, precision, &mut writer, &mut |done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
     })?;

@@ -10,6 +10,7 @@ use hyperion_primitives::limits::{HEAD_DIM_MAX, KEY_BLOCK, SAT};
 
 use super::packed::{Head, KEYS, QUAD};
 use crate::{
+    Cap,
     cpu::Products,
     lanes::{Lanes, Work, half, scale},
     quantize::{
@@ -80,6 +81,8 @@ pub(crate) struct Query<'a> {
 pub(crate) struct Attend<'a, const R: usize> {
     /// Whether attention weights have 15 bits.
     pub(crate) p15: bool,
+    /// What scores are softly kept within, in octaves.
+    pub(crate) cap: Option<Cap>,
     /// Absolute position of the first key.
     pub(crate) first: usize,
     pub(crate) head: &'a Head,
@@ -94,11 +97,14 @@ impl<K: Products, const R: usize> Work<K> for Attend<'_, R> {
 
     #[inline(always)]
     fn run(self, k: K) {
-        let Self { p15, first, head, scratch, queries, out } = self;
+        let Self { p15, cap, first, head, scratch, queries, out } = self;
         score(k, head, scratch, &queries);
         let padded = head.rows.next_multiple_of(KEYS);
         let rows = scratch.scores.chunks_exact_mut(padded.max(1));
         for ((query, out), scores) in queries.iter().zip(out).zip(rows) {
+            if let Some(cap) = cap {
+                scores[query.visible.clone()].iter_mut().for_each(|t| *t = cap.apply_score(*t));
+            }
             let sum = exponentials(k, scores, &query.visible);
             let sum_shift = bit_length(sum) - 16;
             let inverse = u32::try_from((1 << 31) / (sum >> sum_shift)).expect("2^16 at most");

@@ -11,7 +11,7 @@ use super::{
     program,
 };
 use crate::{
-    ActivationTable, AttentionShape, BackendError, Cache, LinearShape, NormKind, NormShape,
+    ActivationTable, AttentionShape, BackendError, Cache, Cap, LinearShape, NormKind, NormShape,
     Pairing, PoolMode, RopeShape, Sampling, Sequence, Step, TableCodes, View, WeightId, Weights,
     cache::PageShape, sample::sample,
 };
@@ -29,7 +29,7 @@ pub(super) fn run(stem: Stem, draw: &mut Draw, device: &mut Device<'_>) -> Outco
         Stem::Position => position(draw, device),
         Stem::Norm => norm(draw, device),
         Stem::Rope => rope(draw, device),
-        Stem::Attention => attention(draw, device),
+        Stem::Attention => attention(draw, device, None),
         Stem::Activation => activation(draw, device),
         Stem::Gate => gate(draw, device),
         Stem::Add => add(draw, device),
@@ -39,7 +39,9 @@ pub(super) fn run(stem: Stem, draw: &mut Draw, device: &mut Device<'_>) -> Outco
         Stem::Sample => Ok(vec![drawn_token(draw)]),
         Stem::ProgramEncoder => program::encoder(draw, device),
         Stem::ProgramDecoder => program::decoder(draw, device),
-        Stem::Cache => cache(draw, device),
+        Stem::Cache => cache(draw, device, None),
+        Stem::Softcap => softcap(draw, device),
+        Stem::Nibbles => nibbles(draw, device),
     }
 }
 
@@ -70,6 +72,7 @@ impl Layer {
         device.pack(&Weights::Linear {
             shape: self.shape,
             codes: &committed(&self.codes),
+            groups: None,
             mantissas: &self.mantissas,
             exponents: &self.exponents,
             bias: self.shape.bias.then_some(&self.bias),
@@ -284,7 +287,7 @@ fn rope(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
     })
 }
 
-fn attention(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
+fn attention(draw: &mut Draw, device: &mut Device<'_>, cap: Option<Cap>) -> Outcome {
     let kv_heads = draw.between(1, 3);
     let heads = kv_heads * draw.between(1, 3);
     let head_dim = draw.pick(&[1, 2, 8, 15, 16, 17, 32, 33, 64, 80]);
@@ -298,6 +301,7 @@ fn attention(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
         }
     };
     let shape = if draw.once_in(2) { shape.with_p15() } else { shape };
+    let shape = cap.map_or(shape, |cap| shape.with_cap(cap));
     let sequences = draw.sequences(3, 300);
     let rows: u32 = sequences.iter().map(|sequence| sequence.rows).sum();
     let mut matrix = |heads: u32| {
@@ -317,7 +321,7 @@ fn attention(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
 }
 
 /// Two pieces of each sequence, one after the other; the outputs of both, and the pages.
-fn cache(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
+fn cache(draw: &mut Draw, device: &mut Device<'_>, cap: Option<Cap>) -> Outcome {
     let kv_heads = draw.between(1, 3);
     let heads = kv_heads * draw.between(1, 3);
     let head_dim = draw.pick(&[1, 2, 8, 15, 16, 17, 32, 33, 64, 80]);
@@ -325,6 +329,7 @@ fn cache(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
     let window = if draw.once_in(3) { draw.between(1, 300) } else { 0 };
     let shape = shape.with_causal(window);
     let shape = if draw.once_in(2) { shape.with_p15() } else { shape };
+    let shape = cap.map_or(shape, |cap| shape.with_cap(cap));
     let page_rows = draw.pick(&[1, 5, 16, 32, 256]);
     let page = PageShape::new(shape, page_rows).expect("causal, with a few rows");
     let ends: Vec<[u32; 2]> = (0..draw.between(1, 3))
@@ -395,6 +400,49 @@ fn activation(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
     let x = draw.rows(rows, width);
     let input = device.input(draw, width, &x)?;
     one(draw, device, (Dtype::I32, rows, width), |out| Step::Activation { table, input, out })
+}
+
+/// A linear step on weights of four bits.
+fn nibbles(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
+    let k = draw.length();
+    let shape = shape(k, draw.short_length()).with_w4();
+    let shape = if draw.once_in(3) { shape.with_a15() } else { shape };
+    let (n, depth) = (shape.n, shape.depth());
+    let mut half = || u8::try_from(draw.between(1, 15)).expect("four bits");
+    let codes: Vec<u8> = (0..n * depth / 2).map(|_| half() | half() << 4).collect();
+    let scale = |draw: &mut Draw| u8::try_from(draw.between(1, 17)).expect("17 at most");
+    let groups: Vec<u8> = (0..n * depth / 32).map(|_| scale(draw)).collect();
+    let low = draw.between(2, 10);
+    let (mantissas, exponents) = draw.steps(n, low, 8, 25);
+    let weights = device.pack(&Weights::Linear {
+        shape,
+        codes: &codes,
+        groups: Some(&groups),
+        mantissas: &mantissas,
+        exponents: &exponents,
+        bias: None,
+        smooth: None,
+    })?;
+    let rows = draw.row_count(k);
+    let x = draw.rows(rows, k);
+    let input = device.input(draw, k, &x)?;
+    one(draw, device, (Dtype::I32, rows, n), |out| Step::Linear { weights, shape, input, out })
+}
+
+/// Values and scores, whose caps are drawn from the same range.
+fn softcap(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {
+    let cap = Cap::new(draw.between(1 << 16, 1 << 24)).expect("drawn within the limits");
+    match draw.below(4) {
+        0 => attention(draw, device, Some(cap)),
+        1 => cache(draw, device, Some(cap)),
+        _ => {
+            let width = draw.length();
+            let rows = draw.row_count(width);
+            let x = draw.rows(rows, width);
+            let input = device.input(draw, width, &x)?;
+            one(draw, device, (Dtype::I32, rows, width), |out| Step::Softcap { cap, input, out })
+        }
+    }
 }
 
 fn gate(draw: &mut Draw, device: &mut Device<'_>) -> Outcome {

@@ -129,7 +129,7 @@ pub(super) fn run<K: Products>(
         let seen = step.shape.visible(position + row, first..end);
         (seen.start - first) as usize..(seen.end - first) as usize
     };
-    let (p15, first) = (step.shape.p15, first as usize);
+    let (p15, cap, first) = (step.shape.p15, step.shape.cap, first as usize);
     let shared = (step.shape.heads / step.shape.kv_heads) as usize;
     for (index, out) in group.out.chunks_exact_mut(rows * head_dim).enumerate() {
         let q = columns(step.q, group.kv_head * shared + index);
@@ -138,12 +138,12 @@ pub(super) fn run<K: Products>(
         for (pair, out) in (&mut pairs).enumerate() {
             let (low, high) = out.split_at_mut(head_dim);
             let (queries, out) = ([query(2 * pair), query(2 * pair + 1)], [low, high]);
-            k.vectorize(Attend { p15, first, head, scratch, queries, out });
+            k.vectorize(Attend { p15, cap, first, head, scratch, queries, out });
         }
         let out = pairs.into_remainder();
         if !out.is_empty() {
             let queries = [query(rows - 1)];
-            k.vectorize(Attend { p15, first, head, scratch, queries, out: [out] });
+            k.vectorize(Attend { p15, cap, first, head, scratch, queries, out: [out] });
         }
     }
 }

@@ -25,6 +25,9 @@ pub(crate) trait Products: Lanes {
     /// Multiplies rows by a panel; `tile` is `[rows, width]`.
     fn gemm(self, panel: Panel<'_>, lhs: &CodeRows, rows: Range<usize>, tile: &mut [i32]);
 
+    /// Makes the bytes of a panel of `width` channels whose weights have four bits.
+    fn widen(self, width: usize, panel: &[u8], bytes: &mut [u8]);
+
     /// Scores of `R` queries with a panel of keys; a query is its pairs of codes, two halves of 32 bits.
     fn scores<const R: usize>(
         self,
@@ -47,6 +50,10 @@ impl Products for Portable {
 
     fn gemm(self, panel: Panel<'_>, lhs: &CodeRows, rows: Range<usize>, tile: &mut [i32]) {
         gemm::portable::multiply(panel, lhs, rows, tile);
+    }
+
+    fn widen(self, width: usize, panel: &[u8], bytes: &mut [u8]) {
+        gemm::narrow::widen(width, panel, bytes);
     }
 
     fn scores<const R: usize>(
@@ -80,6 +87,11 @@ impl Products for Avx2 {
     }
 
     #[inline(always)]
+    fn widen(self, width: usize, panel: &[u8], bytes: &mut [u8]) {
+        self.widen_panel(width, panel, bytes);
+    }
+
+    #[inline(always)]
     fn scores<const R: usize>(
         self,
         queries: [&[i32]; R],
@@ -110,6 +122,11 @@ impl Products for Avx512 {
     #[inline(always)]
     fn gemm(self, panel: Panel<'_>, lhs: &CodeRows, rows: Range<usize>, tile: &mut [i32]) {
         self.multiply(panel, lhs, rows, tile);
+    }
+
+    #[inline(always)]
+    fn widen(self, width: usize, panel: &[u8], bytes: &mut [u8]) {
+        self.widen_panel(width, panel, bytes);
     }
 
     #[inline(always)]

@@ -12,8 +12,8 @@ use hyperion_primitives::Dtype;
 
 use super::matrix::{Extent, Extents, Place};
 use crate::{
-    ActivationTable, AttentionShape, Cache, NormShape, PoolMode, RopeShape, Sequence, Step, View,
-    WeightId,
+    ActivationTable, AttentionShape, Cache, Cap, NormShape, PoolMode, RopeShape, Sequence, Step,
+    View, WeightId,
 };
 
 /// One thing to do before the next can start.
@@ -98,6 +98,11 @@ pub(super) enum RowStep<'s> {
     },
     Activation {
         table: ActivationTable,
+        input: Place,
+        out: Place,
+    },
+    Softcap {
+        cap: Cap,
         input: Place,
         out: Place,
     },
@@ -292,6 +297,9 @@ impl<'s> RowStep<'s> {
             Step::Activation { table, input, out } => {
                 Self::Activation { table, input: place(input), out: place(out) }
             }
+            Step::Softcap { cap, input, out } => {
+                Self::Softcap { cap, input: place(input), out: place(out) }
+            }
             Step::Gate { gate, up, out } => {
                 Self::Gate { gate: place(gate), up: place(up), out: place(out) }
             }
@@ -319,6 +327,7 @@ impl RowStep<'_> {
             | Self::Norm { input, out, .. }
             | Self::Rope { input, out, .. }
             | Self::Activation { input, out, .. }
+            | Self::Softcap { input, out, .. }
             | Self::Argmax { input, out } => (Some([input; 2]), out),
             Self::Linear { input, out, then: Then::Add(other), .. } => (Some([input, other]), out),
             Self::Linear { input, out, .. } => (Some([input; 2]), out),
@@ -394,6 +403,7 @@ pub(super) fn views(step: &Step<'_>) -> [View; 3] {
         | Step::Linear { input, out, .. }
         | Step::Rope { input, out, .. }
         | Step::Activation { input, out, .. }
+        | Step::Softcap { input, out, .. }
         | Step::Argmax { input, out }
         | Step::Rows { input, out, .. }
         | Step::Pool { input, out, .. } => [input, input, out],

@@ -22,6 +22,7 @@ use crate::{
         kernel::{Quantize, QuantizeFine},
     },
     requantize::kernel::{Ratios, Row},
+    softcap::softcap,
 };
 
 /// What all parts of a region read.
@@ -106,6 +107,13 @@ pub(super) fn run<K: Products>(
             for row in 0..rows {
                 let ([x, _], out) = out.beside([input; 2], row);
                 k.vectorize(Activation { table, x, out });
+            }
+        }
+        RowStep::Softcap { cap, input, out } => {
+            let mut out = part.output(out);
+            for row in 0..rows {
+                let ([x, _], out) = out.beside([input; 2], row);
+                softcap(cap, x, out);
             }
         }
         RowStep::Gate { gate, up, out } => {
@@ -221,7 +229,7 @@ fn multiply<K: Products>(
         *shift = layer.bounds.shift(codes.scale(row), fine);
     }
     for index in 0..layer.panels.count() {
-        let panel = layer.panels.panel(index);
+        let panel = layer.panels.panel(k, index, worker.panel.as_mut_slice());
         k.gemm(panel, codes, 0..rows, tile.as_mut_slice());
         if fine {
             k.gemm(panel, low, 0..rows, low_tile.as_mut_slice());

@@ -4,9 +4,14 @@ use alloc::{vec, vec::Vec};
 
 use hyperion_primitives::{limits::padded_depth, w8r};
 
+use super::Products;
 use crate::{
     LinearShape, TableCodes, Weights,
-    gemm::packed::{PANEL, Panels},
+    gemm::{
+        narrow::NarrowPanels,
+        packed::{PANEL, Panel, Panels},
+    },
+    nibbles::{GROUP, widened},
     norm::kernel::NormWeights,
     quantize::RowScale,
     requantize::{
@@ -47,11 +52,18 @@ pub(super) enum TableRow<'a> {
     Halves(&'a [i16], (u8, i8)),
 }
 
+/// Codes of a linear layer.
+#[derive(Debug)]
+pub(super) enum Stored {
+    Wide(Panels),
+    Narrow(NarrowPanels),
+}
+
 /// A linear layer.
 #[derive(Debug)]
 pub(super) struct Layer {
     pub(super) shape: LinearShape,
-    pub(super) panels: Panels,
+    pub(super) panels: Stored,
     pub(super) smooth: Option<Vec<u16>>,
     /// `m` and bias, padded to whole panels.
     multipliers: Vec<i32>,
@@ -77,7 +89,8 @@ impl Packed {
             Weights::Linear { shape, .. } => {
                 let (n, depth) = (shape.n as usize, shape.depth() as usize);
                 let smooth = if shape.smooth { 2 * u64::from(shape.k) } else { 0 };
-                Panels::bytes(n, depth) + (n.next_multiple_of(PANEL) * 11) as u64 + smooth
+                let panels = if shape.w4 { NarrowPanels::bytes } else { Panels::bytes };
+                panels(n, depth) + (n.next_multiple_of(PANEL) * 11) as u64 + smooth
             }
             Weights::Frequencies(frequencies) => 8 * frequencies.len() as u64,
         }
@@ -93,9 +106,9 @@ impl Packed {
                 Self::Table(Table { width, codes, mantissas, exponents })
             }
             Weights::Norm { gamma, beta } => Self::Norm(NormWeights::new(gamma, beta)),
-            Weights::Linear { shape, codes, mantissas, exponents, bias, smooth } => {
+            Weights::Linear { shape, codes, groups, mantissas, exponents, bias, smooth } => {
                 let channels = Channels { mantissas, exponents, bias };
-                Self::Linear(Layer::new(shape, codes, channels, smooth)?)
+                Self::Linear(Layer::new(shape, (codes, groups), channels, smooth)?)
             }
             Weights::Frequencies(frequencies) => Self::Frequencies(frequencies.to_vec()),
         })
@@ -132,15 +145,42 @@ impl Table {
     }
 }
 
+impl Stored {
+    /// How many panels there are.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Wide(panels) => panels.count(),
+            Self::Narrow(panels) => panels.count(),
+        }
+    }
+
+    /// A panel, in `room` if it has to be made.
+    #[inline(always)]
+    pub(super) fn panel<'a, K: Products>(
+        &'a self,
+        k: K,
+        index: usize,
+        room: &'a mut [u8],
+    ) -> Panel<'a> {
+        match self {
+            Self::Wide(panels) => panels.panel(index),
+            Self::Narrow(panels) => panels.panel(k, index, room),
+        }
+    }
+}
+
 impl Layer {
     fn new(
         shape: LinearShape,
-        codes: &[u8],
+        (codes, groups): (&[u8], Option<&[u8]>),
         channels: Channels<'_>,
         smooth: Option<&[u16]>,
     ) -> Option<Self> {
         let (n, depth) = (shape.n as usize, shape.depth() as usize);
-        let panels = Panels::new(codes, n, depth)?;
+        let panels = match groups {
+            Some(scales) => Stored::Narrow(NarrowPanels::new(codes, scales, n, depth)?),
+            None => Stored::Wide(Panels::new(codes, n, depth)?),
+        };
         let top = channels.exponents.iter().copied().max().map_or(0, i32::from);
         let padded = n.next_multiple_of(PANEL);
         let (mut multipliers, mut padded_bias) = (vec![0; padded], vec![0; padded]);
@@ -150,13 +190,21 @@ impl Layer {
             // The exponents of a layer differ by 15 at most, so this has 23 bits.
             *m = i32::from(*mantissa) << (top - i32::from(*exponent));
         }
-        let reach_of = |(m, row): (&i32, &[u8])| {
-            // A code of the row has a magnitude of 127 at most.
-            let weight: u64 = row.iter().map(|byte| u64::from(byte.abs_diff(128))).sum();
-            127 * weight * u64::from(m.unsigned_abs())
+        let weight_of = |row: usize| -> u64 {
+            let magnitude = |byte: &u8| u64::from(byte.abs_diff(128));
+            match groups {
+                None => codes[row * depth..][..depth].iter().map(magnitude).sum(),
+                Some(scales) => {
+                    let (halves, groups) = (depth / 2, depth / GROUP);
+                    let halves = &codes[row * halves..][..halves];
+                    let wide = widened(halves, &scales[row * groups..][..groups]);
+                    wide.iter().map(magnitude).sum()
+                }
+            }
         };
-        let each: Vec<u64> =
-            multipliers.iter().zip(codes.chunks_exact(depth)).map(reach_of).collect();
+        // A code of an input has a magnitude of 127 at most.
+        let reach_of = |(row, m): (usize, &i32)| 127 * weight_of(row) * u64::from(m.unsigned_abs());
+        let each: Vec<u64> = multipliers[..n].iter().enumerate().map(reach_of).collect();
         let bounds = |reach: &[u64], bias: &[i32]| Bounds {
             top,
             reach: reach.iter().copied().max().unwrap_or(0),

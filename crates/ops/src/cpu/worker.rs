@@ -17,6 +17,8 @@ pub(super) const ROWS: usize = 64;
 pub(super) struct Need {
     /// Depth of a linear step on 8-bit codes or on the high halves of 15-bit ones, and on the low halves.
     depths: [usize; 2],
+    /// Depth of a linear step on weights of four bits.
+    narrow: usize,
     /// Elements of a row that is changed before it is used.
     width: usize,
     /// Words per row of what regions keep to themselves.
@@ -49,6 +51,8 @@ pub(super) struct Worker {
     pub(super) codes: [CodeRows; 2],
     /// Sums of the rows with one panel, for either half.
     pub(super) tiles: [Aligned<i32>; 2],
+    /// A panel of weights of four bits, as bytes.
+    pub(super) panel: Aligned<u8>,
     pub(super) row: Vec<i32>,
     pub(super) sums: Vec<i64>,
     pub(super) head: Head,
@@ -76,6 +80,9 @@ impl Need {
                     self.depths[0] = self.depths[0].max(depth);
                     if layer.shape.a15 {
                         self.depths[1] = self.depths[1].max(depth);
+                    }
+                    if layer.shape.w4 {
+                        self.narrow = self.narrow.max(depth);
                     }
                     if layer.shape.smooth {
                         self.width = self.width.max(layer.shape.k as usize);
@@ -107,6 +114,7 @@ impl Need {
         let tiles = 2 * Aligned::<i32>::bytes(ROWS * PANEL);
         let attention = Head::bytes(self.keys, self.head_dim) + Scratch::bytes(self.keys);
         let private = Aligned::<i32>::bytes(ROWS * self.private);
+        let private = private + Aligned::<u8>::bytes(PANEL * self.narrow);
         codes + tiles + private + attention + 12 * self.width as u64
     }
 }
@@ -117,6 +125,7 @@ impl Worker {
         Some(Self {
             codes: [all?, low?],
             tiles: [Aligned::new(ROWS * PANEL)?, Aligned::new(ROWS * PANEL)?],
+            panel: Aligned::new(PANEL * need.narrow)?,
             row: vec![0; need.width],
             sums: vec![0; need.width],
             head: Head::new(need.keys, need.head_dim)?,

@@ -10,6 +10,7 @@
 use core::{arch::x86_64::*, ops::Range};
 
 use super::{
+    narrow::{Group, groups},
     packed::{BLOCK, CodeRows, Panel, QUAD},
     plan::Plan,
 };
@@ -29,6 +30,12 @@ impl Avx512 {
         plan.base = -128 * unsafe { sum(codes) };
     }
 
+    /// The bytes of a panel of `width` channels whose weights have four bits.
+    pub(crate) fn widen_panel(self, width: usize, panel: &[u8], bytes: &mut [u8]) {
+        // SAFETY: `self` exists only where `detect` found the instructions.
+        unsafe { widen(width, panel, bytes) }
+    }
+
     /// Multiplies rows by a panel; `tile` is `[rows, width]`.
     pub(crate) fn multiply(
         self,
@@ -43,6 +50,32 @@ impl Avx512 {
                 1 => multiply::<1>(panel, lhs, rows, tile),
                 2 => multiply::<2>(panel, lhs, rows, tile),
                 _ => multiply::<3>(panel, lhs, rows, tile),
+            }
+        }
+    }
+}
+
+/// As [`narrow::widen`](super::narrow::widen), two bytes at once in 16 bits.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn widen(width: usize, panel: &[u8], bytes: &mut [u8]) {
+    let mask = _mm512_set1_epi8(15);
+    for (Group { scales, halves }, [low, high]) in groups(width, panel, bytes) {
+        for (register, scales) in scales.iter().enumerate() {
+            // SAFETY: 16 bytes are readable by their type, at any alignment.
+            let scales = unsafe { _mm_loadu_si128(scales.as_ptr().cast()) };
+            let scale = _mm512_cvtepu8_epi32(scales);
+            let scale = _mm512_or_si512(scale, _mm512_slli_epi32::<16>(scale));
+            let term = _mm512_sub_epi16(_mm512_set1_epi16(128), _mm512_slli_epi16::<3>(scale));
+            let term = _mm512_mullo_epi16(term, _mm512_set1_epi16(257));
+            let byte = |halves| {
+                let product = _mm512_mullo_epi16(_mm512_and_si512(halves, mask), scale);
+                _mm512_add_epi16(product, term)
+            };
+            let places = low.iter_mut().zip(high.iter_mut()).zip(halves).skip(register);
+            for ((low, high), halves) in places.step_by(width / 16) {
+                let halves = load_bytes(halves);
+                store_bytes(byte(halves), low);
+                store_bytes(byte(_mm512_srli_epi16::<4>(halves)), high);
             }
         }
     }
@@ -140,6 +173,13 @@ fn load_bytes(x: &[u8; 64]) -> __m512i {
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn store(x: __m512i, out: &mut [i32; 16]) {
+    // SAFETY: 64 bytes are writable by their type, at any alignment.
+    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store_bytes(x: __m512i, out: &mut [u8; 64]) {
     // SAFETY: 64 bytes are writable by their type, at any alignment.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) }
 }

@@ -79,7 +79,8 @@ impl Panels {
     }
 }
 
-fn padded(cols: usize) -> usize {
+/// Channels and their padding.
+pub(super) fn padded(cols: usize) -> usize {
     cols.next_multiple_of(PANEL_STEP)
 }
 

@@ -129,6 +129,7 @@ impl Layer {
         let weights = Weights::Linear {
             shape: self.shape,
             codes: &committed,
+            groups: None,
             mantissas: &self.mantissas,
             exponents: &self.exponents,
             bias: self.shape.bias.then_some(&self.bias),

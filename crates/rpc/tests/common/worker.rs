@@ -218,7 +218,7 @@ pub(crate) fn hello(byte: u8, greeting: &v1::Greeting, domain: &Domain) -> v1::H
         worker: attach.worker.to_vec().into(),
         signature: signature.to_vec().into(),
         build: Vec::new().into(),
-        opset: 1,
+        opset: hyperion_ops::OPSET.into(),
         devices: Vec::new(),
         models: [digits().id(), letters().id()].map(|id| id.0.to_vec().into()).into(),
     }
