@@ -11,6 +11,7 @@ use crate::{
     },
     gemm::{
         self,
+        narrow::NarrowPanel,
         packed::{CodeRows, Panel},
         plan::Plan,
     },
@@ -25,8 +26,23 @@ pub(crate) trait Products: Lanes {
     /// Multiplies rows by a panel; `tile` is `[rows, width]`.
     fn gemm(self, panel: Panel<'_>, lhs: &CodeRows, rows: Range<usize>, tile: &mut [i32]);
 
-    /// Makes the bytes of a panel of `width` channels whose weights have four bits.
-    fn widen(self, width: usize, panel: &[u8], bytes: &mut [u8]);
+    /// Rows at most for which [`gemm_narrow`](Self::gemm_narrow) is worth its while: 0 where it is not there.
+    const NARROW_ROWS: usize = 0;
+
+    /// Multiplies a few rows by a panel whose weights have four bits.
+    fn gemm_narrow(
+        self,
+        panel: NarrowPanel<'_>,
+        lhs: &CodeRows,
+        rows: Range<usize>,
+        tile: &mut [i32],
+    ) {
+        let _ = (panel, lhs, rows, tile);
+        unreachable!("no rows are few enough");
+    }
+
+    /// Makes the bytes of a panel whose weights have four bits.
+    fn widen(self, panel: NarrowPanel<'_>, bytes: &mut [u8]);
 
     /// Scores of `R` queries with a panel of keys; a query is its pairs of codes, two halves of 32 bits.
     fn scores<const R: usize>(
@@ -52,8 +68,8 @@ impl Products for Portable {
         gemm::portable::multiply(panel, lhs, rows, tile);
     }
 
-    fn widen(self, width: usize, panel: &[u8], bytes: &mut [u8]) {
-        gemm::narrow::widen(width, panel, bytes);
+    fn widen(self, panel: NarrowPanel<'_>, bytes: &mut [u8]) {
+        gemm::narrow::widen(panel, bytes);
     }
 
     fn scores<const R: usize>(
@@ -87,8 +103,8 @@ impl Products for Avx2 {
     }
 
     #[inline(always)]
-    fn widen(self, width: usize, panel: &[u8], bytes: &mut [u8]) {
-        self.widen_panel(width, panel, bytes);
+    fn widen(self, panel: NarrowPanel<'_>, bytes: &mut [u8]) {
+        self.widen_panel(panel, bytes);
     }
 
     #[inline(always)]
@@ -114,6 +130,19 @@ impl Products for Avx2 {
 
 #[cfg(target_arch = "x86_64")]
 impl Products for Avx512 {
+    const NARROW_ROWS: usize = 2;
+
+    #[inline(always)]
+    fn gemm_narrow(
+        self,
+        panel: NarrowPanel<'_>,
+        lhs: &CodeRows,
+        rows: Range<usize>,
+        tile: &mut [i32],
+    ) {
+        self.multiply_narrow(panel, lhs, rows, tile);
+    }
+
     #[inline(always)]
     fn arrange(self, codes: &[i8], plan: &mut Plan) {
         self.sum_codes(codes, plan);
@@ -125,8 +154,8 @@ impl Products for Avx512 {
     }
 
     #[inline(always)]
-    fn widen(self, width: usize, panel: &[u8], bytes: &mut [u8]) {
-        self.widen_panel(width, panel, bytes);
+    fn widen(self, panel: NarrowPanel<'_>, bytes: &mut [u8]) {
+        self.widen_panel(panel, bytes);
     }
 
     #[inline(always)]

@@ -229,13 +229,11 @@ fn multiply<K: Products>(
         *shift = layer.bounds.shift(codes.scale(row), fine);
     }
     for index in 0..layer.panels.count() {
-        let panel = layer.panels.panel(k, index, worker.panel.as_mut_slice());
-        k.gemm(panel, codes, 0..rows, tile.as_mut_slice());
-        if fine {
-            k.gemm(panel, low, 0..rows, low_tile.as_mut_slice());
-        }
+        let mut operands = [(codes, tile.as_mut_slice()), (low, low_tile.as_mut_slice())];
+        let operands = &mut operands[..if fine { 2 } else { 1 }];
+        let room = worker.panel.as_mut_slice();
+        let width = layer.panels.multiply(k, (index, rows), operands, room);
         let tiles = [tile.as_slice(), low_tile.as_slice()];
-        let width = panel.width;
         let shifts = &shifts[..rows];
         if fine {
             k.vectorize(Finish::<true> { layer, index, codes, shifts, tiles, width, out, then });

@@ -9,7 +9,7 @@ use crate::{
     LinearShape, TableCodes, Weights,
     gemm::{
         narrow::NarrowPanels,
-        packed::{PANEL, Panel, Panels},
+        packed::{CodeRows, PANEL, Panels},
     },
     nibbles::{GROUP, widened},
     norm::kernel::NormWeights,
@@ -154,18 +154,30 @@ impl Stored {
         }
     }
 
-    /// A panel, in `room` if it has to be made.
+    /// Multiplies rows of codes, and perhaps their low halves, by a panel; the sums go into the tiles. Returns its channels.
     #[inline(always)]
-    pub(super) fn panel<'a, K: Products>(
-        &'a self,
+    pub(super) fn multiply<K: Products>(
+        &self,
         k: K,
-        index: usize,
-        room: &'a mut [u8],
-    ) -> Panel<'a> {
-        match self {
+        (index, rows): (usize, usize),
+        operands: &mut [(&CodeRows, &mut [i32])],
+        room: &mut [u8],
+    ) -> usize {
+        let panel = match self {
             Self::Wide(panels) => panels.panel(index),
-            Self::Narrow(panels) => panels.panel(k, index, room),
+            Self::Narrow(panels) if rows <= K::NARROW_ROWS => {
+                let panel = panels.panel(index);
+                for (codes, tile) in operands {
+                    k.gemm_narrow(panel, codes, 0..rows, tile);
+                }
+                return panel.width;
+            }
+            Self::Narrow(panels) => panels.widened(k, index, room),
+        };
+        for (codes, tile) in operands {
+            k.gemm(panel, codes, 0..rows, tile);
         }
+        panel.width
     }
 }
 

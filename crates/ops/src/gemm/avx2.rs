@@ -31,7 +31,7 @@ use core::{
 };
 
 use super::{
-    narrow::{Group, groups},
+    narrow::{Group, NarrowPanel},
     packed::{BLOCK, CodeRows, Panel, QUAD},
     plan::{Plan, STRIDE},
 };
@@ -52,10 +52,10 @@ impl Avx2 {
         unsafe { arrange(codes, plan) }
     }
 
-    /// The bytes of a panel of `width` channels whose weights have four bits.
-    pub(crate) fn widen_panel(self, width: usize, panel: &[u8], bytes: &mut [u8]) {
+    /// The bytes of a panel whose weights have four bits.
+    pub(crate) fn widen_panel(self, panel: NarrowPanel<'_>, bytes: &mut [u8]) {
         // SAFETY: `self` exists only where `detect` found the instructions.
-        unsafe { widen(width, panel, bytes) }
+        unsafe { widen(panel, bytes) }
     }
 
     /// Multiplies rows by a panel; `tile` is `[rows, width]`.
@@ -386,9 +386,9 @@ fn store(x: __m256i, out: &mut [i32; 8]) {
 
 /// As [`narrow::widen`](super::narrow::widen), two bytes at once in 16 bits.
 #[target_feature(enable = "avx2")]
-fn widen(width: usize, panel: &[u8], bytes: &mut [u8]) {
+fn widen(panel: NarrowPanel<'_>, bytes: &mut [u8]) {
     let mask = _mm256_set1_epi8(15);
-    for (Group { scales, halves }, [low, high]) in groups(width, panel, bytes) {
+    for (Group { scales, halves }, [low, high]) in panel.groups_into(bytes) {
         for (register, scales) in scales.iter().enumerate() {
             for (part, scales) in scales.as_chunks::<8>().0.iter().enumerate() {
                 let scale = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(i64::from_le_bytes(*scales)));
@@ -400,7 +400,7 @@ fn widen(width: usize, panel: &[u8], bytes: &mut [u8]) {
                     _mm256_add_epi16(product, term)
                 };
                 let places = low.iter_mut().zip(high.iter_mut()).zip(halves).skip(register);
-                for ((low, high), halves) in places.step_by(width / 16) {
+                for ((low, high), halves) in places.step_by(panel.width / 16) {
                     let [low, high] = [low, high].map(|out| &mut out.as_chunks_mut::<32>().0[part]);
                     // SAFETY: 32 bytes are readable by their type, at any alignment.
                     let halves = unsafe {

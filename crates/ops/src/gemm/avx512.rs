@@ -10,11 +10,11 @@
 use core::{arch::x86_64::*, ops::Range};
 
 use super::{
-    narrow::{Group, groups},
+    narrow::{Group, NarrowPanel},
     packed::{BLOCK, CodeRows, Panel, QUAD},
     plan::Plan,
 };
-use crate::lanes::avx512::Avx512;
+use crate::{lanes::avx512::Avx512, nibbles::GROUP};
 
 /// Rows of a tile.
 const ROWS: usize = 8;
@@ -30,10 +30,28 @@ impl Avx512 {
         plan.base = -128 * unsafe { sum(codes) };
     }
 
-    /// The bytes of a panel of `width` channels whose weights have four bits.
-    pub(crate) fn widen_panel(self, width: usize, panel: &[u8], bytes: &mut [u8]) {
+    /// The bytes of a panel whose weights have four bits.
+    pub(crate) fn widen_panel(self, panel: NarrowPanel<'_>, bytes: &mut [u8]) {
         // SAFETY: `self` exists only where `detect` found the instructions.
-        unsafe { widen(width, panel, bytes) }
+        unsafe { widen(panel, bytes) }
+    }
+
+    /// Multiplies a few rows by a panel whose weights have four bits.
+    pub(crate) fn multiply_narrow(
+        self,
+        panel: NarrowPanel<'_>,
+        lhs: &CodeRows,
+        rows: Range<usize>,
+        tile: &mut [i32],
+    ) {
+        // SAFETY: `self` exists only where `detect` found the instructions that each arm enables.
+        unsafe {
+            match panel.width / 16 {
+                1 => narrow_rows::<1>(panel, lhs, rows, tile),
+                2 => narrow_rows::<2>(panel, lhs, rows, tile),
+                _ => narrow_rows::<3>(panel, lhs, rows, tile),
+            }
+        }
     }
 
     /// Multiplies rows by a panel; `tile` is `[rows, width]`.
@@ -57,9 +75,9 @@ impl Avx512 {
 
 /// As [`narrow::widen`](super::narrow::widen), two bytes at once in 16 bits.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-fn widen(width: usize, panel: &[u8], bytes: &mut [u8]) {
+fn widen(panel: NarrowPanel<'_>, bytes: &mut [u8]) {
     let mask = _mm512_set1_epi8(15);
-    for (Group { scales, halves }, [low, high]) in groups(width, panel, bytes) {
+    for (Group { scales, halves }, [low, high]) in panel.groups_into(bytes) {
         for (register, scales) in scales.iter().enumerate() {
             // SAFETY: 16 bytes are readable by their type, at any alignment.
             let scales = unsafe { _mm_loadu_si128(scales.as_ptr().cast()) };
@@ -72,11 +90,58 @@ fn widen(width: usize, panel: &[u8], bytes: &mut [u8]) {
                 _mm512_add_epi16(product, term)
             };
             let places = low.iter_mut().zip(high.iter_mut()).zip(halves).skip(register);
-            for ((low, high), halves) in places.step_by(width / 16) {
+            for ((low, high), halves) in places.step_by(panel.width / 16) {
                 let halves = load_bytes(halves);
                 store_bytes(byte(halves), low);
                 store_bytes(byte(_mm512_srli_epi16::<4>(halves)), high);
             }
+        }
+    }
+}
+
+/// Row by row: halves as they are go into a group's products, `s * (sum of h * q - 8 * sum of q)` into the sum.
+#[expect(clippy::needless_range_loop, reason = "indices of registers, all known to the compiler")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn narrow_rows<const V: usize>(
+    panel: NarrowPanel<'_>,
+    lhs: &CodeRows,
+    rows: Range<usize>,
+    tile: &mut [i32],
+) {
+    let (mask, eights) = (_mm512_set1_epi8(15), _mm512_set1_epi8(8));
+    let sums = tile.as_chunks_mut::<16>().0.as_chunks_mut::<V>().0;
+    for (row, sums) in rows.zip(sums) {
+        let mut acc = [_mm512_setzero_si512(); V];
+        let codes = lhs.row(row).as_chunks::<QUAD>().0.as_chunks::<{ GROUP / QUAD }>().0;
+        for (Group { scales, halves }, codes) in panel.groups().zip(codes) {
+            let scales: &[_; V] = scales.first_chunk().expect("sixteen channels a register");
+            let halves: &[[_; V]; GROUP / QUAD / 2] =
+                halves.as_chunks().0.first_chunk().expect("half as many as quads");
+            // 15 * 127 * 32 at most in magnitude.
+            let (mut group, mut base) = ([_mm512_setzero_si512(); V], _mm512_setzero_si512());
+            for quad in 0..GROUP / QUAD / 2 {
+                let low = broadcast(&codes[quad]);
+                let high = broadcast(&codes[quad + GROUP / QUAD / 2]);
+                base = _mm512_dpbusd_epi32(base, eights, low);
+                base = _mm512_dpbusd_epi32(base, eights, high);
+                for v in 0..V {
+                    let both = load_bytes(&halves[quad][v]);
+                    let first = _mm512_and_si512(both, mask);
+                    let second = _mm512_and_si512(_mm512_srli_epi16::<4>(both), mask);
+                    group[v] = _mm512_dpbusd_epi32(group[v], first, low);
+                    group[v] = _mm512_dpbusd_epi32(group[v], second, high);
+                }
+            }
+            for v in 0..V {
+                // SAFETY: 16 bytes are readable by their type, at any alignment.
+                let scale = unsafe { _mm_loadu_si128(scales[v].as_ptr().cast()) };
+                let scale = _mm512_cvtepu8_epi32(scale);
+                let product = _mm512_mullo_epi32(_mm512_sub_epi32(group[v], base), scale);
+                acc[v] = _mm512_add_epi32(acc[v], product);
+            }
+        }
+        for v in 0..V {
+            store(acc[v], &mut sums[v]);
         }
     }
 }
@@ -182,4 +247,11 @@ fn store(x: __m512i, out: &mut [i32; 16]) {
 fn store_bytes(x: __m512i, out: &mut [u8; 64]) {
     // SAFETY: 64 bytes are writable by their type, at any alignment.
     unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), x) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn broadcast(x: &[i8; QUAD]) -> __m512i {
+    // SAFETY: four bytes are readable by their type, at any alignment.
+    _mm512_set1_epi32(unsafe { x.as_ptr().cast::<i32>().read_unaligned() })
 }

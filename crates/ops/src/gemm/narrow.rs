@@ -1,11 +1,13 @@
 //! Weights of four bits as kernels read them, and their panels as bytes.
 //!
 //! ```text
-//! panel (48 channels) | group (8 quads) | scales: channel | pair of quads | channel | 4 bytes
+//! halves    panel (48 channels) | group (8 quads) | pair of quads | channel | 4 bytes
+//! scales    panel (48 channels) | group (8 quads) | channel
 //! ```
 //!
-//! A byte holds a code of quad `q` of its group low and the same code of quad `q + 4` high. A panel is made into bytes, in
-//! the caches, before its products are made: what is read from memory is half. Two bytes are made at once in 16 bits,
+//! A byte holds a code of quad `q` of its group low and the same code of quad `q + 4` high. What is read from memory is about
+//! half. For a few rows kernels may multiply halves as they are and scale the sum of a group; else a panel is made into
+//! bytes, in the caches, before its products are made. There two bytes are made at once in 16 bits,
 //! `(h0 + 256·h1)·s + 257·(128 − 8·s)`: no part leaves its byte, because `15·17` fits one and so does the result.
 
 use super::packed::{PANEL, Panel, QUAD, padded};
@@ -14,49 +16,53 @@ use crate::{
     nibbles::GROUP,
 };
 
-/// Quads of a group.
-const QUADS: usize = GROUP / QUAD;
-/// Half of them: what one pass over bytes makes.
-const HALF: usize = QUADS / 2;
-
 /// Weights of a linear layer.
 #[derive(Debug)]
 pub(crate) struct NarrowPanels {
-    bytes: Aligned<u8>,
+    halves: Aligned<u8>,
+    scales: Aligned<u8>,
     cols: usize,
     depth: usize,
+}
+
+/// Some channels of a linear layer, at full depth.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NarrowPanel<'a> {
+    /// `[depth / 32, 4, width, 4]`.
+    halves: &'a [u8],
+    /// `[depth / 32, width]`.
+    scales: &'a [u8],
+    /// Channels: a multiple of 16, 48 at most.
+    pub(crate) width: usize,
 }
 
 impl NarrowPanels {
     /// Packs halves `[cols, depth / 2]` and scales `[cols, depth / 32]`; `None` when there is no memory.
     pub(crate) fn new(halves: &[u8], scales: &[u8], cols: usize, depth: usize) -> Option<Self> {
-        let mut bytes = Aligned::new(len(padded(cols), depth))?;
+        let [halves_len, groups] = [depth / 2, depth / GROUP];
+        let mut all = Aligned::new(padded(cols) * halves_len)?;
+        let mut all_scales = Aligned::new(padded(cols) * groups)?;
         // In the padding a half of 8 is code 0, whatever its scale.
-        bytes.as_mut_slice().fill(0x88);
-        let groups = depth / GROUP;
-        let rows = halves.chunks_exact(depth / 2).zip(scales.chunks_exact(groups));
+        all.as_mut_slice().fill(0x88);
+        let rows = halves.chunks_exact(halves_len).zip(scales.chunks_exact(groups));
         for (col, (halves, scales)) in rows.enumerate() {
-            let width = (padded(cols) - col / PANEL * PANEL).min(PANEL);
-            let start = len(col / PANEL * PANEL, depth);
-            let panel = &mut bytes.as_mut_slice()[start..][..len(width, depth)];
-            let own = panel.chunks_exact_mut(len(width, GROUP));
-            let own = own.zip(halves.as_chunks::<{ GROUP / 2 }>().0).zip(scales);
-            for ((group, halves), scale) in own {
-                group[col % PANEL] = *scale;
-                let places = group[width..].as_chunks_mut::<QUAD>().0;
-                for quad in 0..HALF {
-                    // The source's low halves are the first sixteen codes, its high ones the others.
-                    let from = &halves[quad * QUAD..][..QUAD];
-                    places[quad * width + col % PANEL].copy_from_slice(from);
-                }
-            }
+            let (first, place) = (col / PANEL * PANEL, col % PANEL);
+            let width = (padded(cols) - first).min(PANEL);
+            let own = all.as_mut_slice()[first * halves_len..].as_chunks_mut::<QUAD>().0;
+            // The source's low halves are a group's first sixteen codes, its high ones the others.
+            let places = own.iter_mut().skip(place).step_by(width);
+            places.zip(halves.as_chunks::<QUAD>().0).for_each(|(to, from)| *to = *from);
+            let own = all_scales.as_mut_slice()[first * groups..].iter_mut();
+            let places = own.skip(place).step_by(width);
+            places.zip(scales).for_each(|(to, from)| *to = *from);
         }
-        Some(Self { bytes, cols, depth })
+        Some(Self { halves: all, scales: all_scales, cols, depth })
     }
 
     /// Bytes that a layer of this size takes.
     pub(crate) fn bytes(cols: usize, depth: usize) -> u64 {
-        Aligned::<u8>::bytes(len(padded(cols), depth))
+        let cols = padded(cols);
+        Aligned::<u8>::bytes(cols * depth / 2) + Aligned::<u8>::bytes(cols * depth / GROUP)
     }
 
     /// How many there are.
@@ -64,25 +70,30 @@ impl NarrowPanels {
         self.cols.div_ceil(PANEL)
     }
 
+    /// The channels from `48 * index` on.
+    pub(crate) fn panel(&self, index: usize) -> NarrowPanel<'_> {
+        let width = (padded(self.cols) - index * PANEL).min(PANEL);
+        let part = |of: &Aligned<u8>, len: usize| {
+            let (start, end) = (index * PANEL * len, (index * PANEL + width) * len);
+            start..end.min(of.as_slice().len())
+        };
+        let halves = &self.halves.as_slice()[part(&self.halves, self.depth / 2)];
+        let scales = &self.scales.as_slice()[part(&self.scales, self.depth / GROUP)];
+        NarrowPanel { halves, scales, width }
+    }
+
     /// The channels from `48 * index` on, made into bytes in `room`.
-    pub(crate) fn panel<'r, K: Products>(
+    pub(crate) fn widened<'r, K: Products>(
         &self,
         k: K,
         index: usize,
         room: &'r mut [u8],
     ) -> Panel<'r> {
-        let width = (padded(self.cols) - index * PANEL).min(PANEL);
-        let start = len(index * PANEL, self.depth);
-        let panel = &self.bytes.as_slice()[start..][..len(width, self.depth)];
-        let bytes = &mut room[..width * self.depth];
-        k.widen(width, panel, bytes);
-        Panel { bytes, width }
+        let panel = self.panel(index);
+        let bytes = &mut room[..panel.width * self.depth];
+        k.widen(panel, bytes);
+        Panel { bytes, width: panel.width }
     }
-}
-
-/// Bytes of so many channels.
-const fn len(cols: usize, depth: usize) -> usize {
-    depth / GROUP * cols * (1 + HALF * QUAD)
 }
 
 /// Channels whose four bytes fill 64.
@@ -94,26 +105,34 @@ pub(super) struct Group<'p> {
     pub(super) halves: &'p [[u8; 64]],
 }
 
-/// The groups of a panel of `width` channels, and where the bytes of each go: of quads with low halves, then of those with high
-/// ones.
-#[inline(always)]
-pub(super) fn groups<'p>(
-    width: usize,
-    panel: &'p [u8],
-    bytes: &'p mut [u8],
-) -> impl Iterator<Item = (Group<'p>, [&'p mut [[u8; 64]]; 2])> {
-    let outs = bytes.chunks_exact_mut(width * GROUP);
-    panel.chunks_exact(len(width, GROUP)).zip(outs).map(move |(group, out)| {
-        let (scales, halves) = group.split_at(width);
-        let (low, high) = out.split_at_mut(width * GROUP / 2);
-        let group = Group { scales: scales.as_chunks().0, halves: halves.as_chunks().0 };
-        (group, [low, high].map(|out| out.as_chunks_mut().0))
-    })
+impl<'p> NarrowPanel<'p> {
+    /// Its groups.
+    #[inline(always)]
+    pub(super) fn groups(self) -> impl Iterator<Item = Group<'p>> {
+        let halves = self.halves.chunks_exact(self.width * GROUP / 2);
+        self.scales.chunks_exact(self.width).zip(halves).map(|(scales, halves)| Group {
+            scales: scales.as_chunks().0,
+            halves: halves.as_chunks().0,
+        })
+    }
+
+    /// Its groups, and where the bytes of each go: of quads with low halves, then of those with high ones.
+    #[inline(always)]
+    pub(super) fn groups_into(
+        self,
+        bytes: &'p mut [u8],
+    ) -> impl Iterator<Item = (Group<'p>, [&'p mut [[u8; 64]]; 2])> {
+        let outs = bytes.chunks_exact_mut(self.width * GROUP);
+        self.groups().zip(outs).map(move |(group, out)| {
+            let (low, high) = out.split_at_mut(self.width * GROUP / 2);
+            (group, [low, high].map(|out| out.as_chunks_mut().0))
+        })
+    }
 }
 
-/// Makes bytes of a panel of `width` channels, as plain loops.
-pub(crate) fn widen(width: usize, panel: &[u8], bytes: &mut [u8]) {
-    for (Group { scales, halves }, [low, high]) in groups(width, panel, bytes) {
+/// Makes bytes of a panel, as plain loops.
+pub(crate) fn widen(panel: NarrowPanel<'_>, bytes: &mut [u8]) {
+    for (Group { scales, halves }, [low, high]) in panel.groups_into(bytes) {
         let places = low.iter_mut().zip(high).zip(halves);
         for (((low, high), halves), scales) in places.zip(scales.iter().cycle()) {
             for (i, halves) in halves.iter().enumerate() {
