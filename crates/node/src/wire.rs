@@ -261,7 +261,7 @@ impl Node {
     pub fn door(
         &self,
         config: &NodeConfig,
-        served: Vec<Served>,
+        served: &[Served],
         metrics: &Arc<Metrics>,
         shutdown: Shutdown,
     ) -> Result<Arc<Door>> {

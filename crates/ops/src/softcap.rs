@@ -30,7 +30,7 @@ impl Cap {
         if q16 < 1 << 16 || q16 > 1 << 24 {
             return None;
         }
-        // Between 2^21 and 2^30.
+        #[expect(clippy::cast_possible_truncation, reason = "between 2^21 and 2^30")]
         let inverse = (TURN / q16 as u64) as u32;
         Some(Self { q16, inverse })
     }

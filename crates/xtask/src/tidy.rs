@@ -105,7 +105,7 @@ fn stems(root: &Path, complaints: &mut Vec<String>) -> Result<()> {
         for file in files(&root.join(folder), &["wgsl", "cu"])? {
             let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
             // What several kernels of a folder share has a name of its own.
-            let is_shared = ["common", "device", "keccak", "table"].contains(&stem.as_str());
+            let is_shared = ["cap", "common", "device", "keccak", "table"].contains(&stem.as_str());
             if !is_shared && !stems.contains(stem.as_str()) {
                 complaints
                     .push(format!("{folder}/{}: no operator has this stem", file_name(&file)));

@@ -97,7 +97,7 @@ fn q4k(block: &[u8], place: usize) -> Option<Real> {
     let (scale, offset) = group(&block[Q4K_SCALES..Q4K_HALVES], place / BLOCK);
     // Two groups share 32 bytes: the first has the low halves, the second the high ones.
     let pair = block[Q4K_HALVES + place / (2 * BLOCK) * BLOCK + place % BLOCK];
-    let half = if place / BLOCK % 2 == 0 { pair & 15 } else { pair >> 4 };
+    let half = if (place / BLOCK).is_multiple_of(2) { pair & 15 } else { pair >> 4 };
     // Exponents of binary16 numbers are at most 29 apart, so the sum leaves nothing out.
     Some(d.times(i16::from(scale) * i16::from(half)).plus(dmin.times(-i16::from(offset))))
 }

@@ -197,7 +197,7 @@ mod tests {
         let (back, _) = codes(true);
         for (row, codes) in back.iter().enumerate() {
             let sum: i64 =
-                (0..48).map(|at| i64::from(codes[at]) * whole(mixed.value(at)) >> 6).sum();
+                (0..48).map(|at| (i64::from(codes[at]) * whole(mixed.value(at))) >> 6).sum();
             assert_eq!(sum, x[row] << (20 - 3 + 2), "times √16");
         }
     }

@@ -41,7 +41,7 @@ struct Norm {
 }
 
 impl Norm {
-    fn load(width: usize, eps: f64, weights: VarBuilder<'_>) -> Result<Self, OracleError> {
+    fn load(width: usize, eps: f64, weights: &VarBuilder<'_>) -> Result<Self, OracleError> {
         Ok(Self { weight: (weights.get(width, "weight")? + 1.0)?, eps })
     }
 
@@ -82,7 +82,7 @@ impl Gemma {
         let factor = config.get("rope_scaling").and_then(|rope| rope.get("factor")?.as_f64());
         let layer = |index: usize| {
             let weights = weights.pp(format!("layers.{index}"));
-            let norm = |name: &str| Norm::load(hidden, eps, weights.pp(name));
+            let norm = |name: &str| Norm::load(hidden, eps, &weights.pp(name));
             let linear = |name: &str, inputs, outputs| {
                 linear_no_bias(inputs, outputs, weights.pp(name)).map_err(OracleError::from)
             };
@@ -94,7 +94,7 @@ impl Gemma {
             let base = number("rope_theta").unwrap_or(10_000.0);
             let near = number("rope_local_base_freq").unwrap_or(10_000.0);
             let head_norm =
-                |name: &str| Norm::load(head_width, eps, weights.pp(format!("self_attn.{name}")));
+                |name: &str| Norm::load(head_width, eps, &weights.pp(format!("self_attn.{name}")));
             Ok::<_, OracleError>(Layer {
                 norms: [
                     norm("input_layernorm")?,
@@ -128,7 +128,7 @@ impl Gemma {
         let layers = 0..size("num_hidden_layers").unwrap_or(0);
         Ok(Self {
             layers: layers.map(layer).collect::<Result<_, _>>()?,
-            last: Norm::load(hidden, eps, weights.pp("norm"))?,
+            last: Norm::load(hidden, eps, &weights.pp("norm"))?,
             head: head.unwrap_or_else(|| words.clone()),
             words,
             heads,

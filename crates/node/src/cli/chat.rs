@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{BufRead as _, IsTerminal as _, stdin},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -49,6 +50,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "FILE")]
     chain_file: Option<PathBuf>,
 }
+
+/// How often a receipt is asked for that the log does not hold yet, and how long between.
+const RECEIPT_TRIES: u32 = 20;
+const RECEIPT_PAUSE: Duration = Duration::from_millis(250);
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let chain = ChainSpec::load(arguments.chain_file.as_deref().unwrap_or(Path::new("")))?;
@@ -159,9 +164,14 @@ impl Conversation<'_> {
         let digest = client::claim_digest(&self.domain, &answer)?;
         let claim_digest: Vec<u8> = digest.0.to_vec();
         let asked = v1::GetReceiptRequest { claim_digest: claim_digest.into(), size: 0 };
-        let found = match self.node.inference.get_receipt(asked).await {
-            Ok(found) => found.into_inner(),
-            Err(status) => return say!("no receipt yet: {}; try again", status.message()),
+        let mut tries = 0..RECEIPT_TRIES;
+        let found = loop {
+            match self.node.inference.get_receipt(asked.clone()).await {
+                Ok(found) => break found.into_inner(),
+                // The log is a block behind the answer.
+                Err(_) if tries.next().is_some() => tokio::time::sleep(RECEIPT_PAUSE).await,
+                Err(status) => return say!("no receipt yet: {}; try again", status.message()),
+            }
         };
         answer.receipt = found.receipt;
         let data: Vec<u8> = answer.input_tokens.iter().flat_map(|id| id.to_le_bytes()).collect();

@@ -135,7 +135,7 @@ impl Demo {
         let metrics =
             Arc::new(Metrics::new(node.engine.clone(), Arc::clone(&node.ledger), backend.clone()));
         let shutdown = Shutdown::default();
-        let door = node.door(&self.config, served, &metrics, shutdown.clone())?;
+        let door = node.door(&self.config, &served, &metrics, shutdown.clone())?;
         let address = format!("http://{}", listeners.grpc_address());
         let serving = tokio::spawn(listeners.serve(door, axum::Router::new()));
 
@@ -150,7 +150,7 @@ impl Demo {
         say!("-- {MESSAGE}")?;
         let receipt = self.receipt(SENTENCES.len());
         let ask = infer::Arguments::text("pydoc", MESSAGE, &address, receipt);
-        infer::ask(&ask.as_chat(ANSWER_TOKENS), domain(&node.chain)).await?;
+        infer::ask(&ask.in_chat(ANSWER_TOKENS), domain(&node.chain)).await?;
 
         say!("\n== 4. A contract pays for the answer whose meaning is near")?;
         let (spec, txs) = (node.chain.clone(), node.transactions.clone());

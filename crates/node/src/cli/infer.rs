@@ -87,7 +87,7 @@ impl Arguments {
 
 impl Arguments {
     /// The same as a message of a chat, with an answer of so many tokens at most.
-    pub(super) fn as_chat(self, tokens: u32) -> Self {
+    pub(super) fn in_chat(self, tokens: u32) -> Self {
         Self { chat: true, tokens, ..self }
     }
 }

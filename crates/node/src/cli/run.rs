@@ -150,7 +150,7 @@ async fn serve(
     }
 
     let shutdown = Shutdown::default();
-    let door = node.door(config, served, &metrics, shutdown.clone())?;
+    let door = node.door(config, &served, &metrics, shutdown.clone())?;
     let page = Arc::clone(&metrics);
     let scrape = move || async move {
         let kind =

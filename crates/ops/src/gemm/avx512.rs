@@ -100,7 +100,6 @@ fn widen(panel: NarrowPanel<'_>, bytes: &mut [u8]) {
 }
 
 /// Row by row: halves as they are go into a group's products, `s * (sum of h * q - 8 * sum of q)` into the sum.
-#[expect(clippy::needless_range_loop, reason = "indices of registers, all known to the compiler")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 fn narrow_rows<const V: usize>(
     panel: NarrowPanel<'_>,

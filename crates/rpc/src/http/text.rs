@@ -125,9 +125,8 @@ async fn serve(
     let (job, wait) = match begun {
         Ok(begun) => begun,
         Err(error) => {
-            let outcome: Result<(), _> = Err(error);
-            door.observe("http", &model, since_us, &outcome);
-            return Err(outcome.expect_err("it is one"));
+            door.observe::<()>("http", &model, since_us, &Err(error.clone()));
+            return Err(error);
         }
     };
     let reply = Reply::new(&door, shape, model, &job);
@@ -371,7 +370,7 @@ impl Reply {
         }
     }
 
-    fn body(&self, is_chunk: bool, choices: Value) -> Value {
+    fn body(&self, is_chunk: bool, choices: &Value) -> Value {
         json!({
             "id": self.id, "object": self.object(is_chunk), "created": self.created,
             "model": self.model, "choices": choices,
@@ -402,7 +401,7 @@ impl Reply {
                 "message": {"role": "assistant", "content": written.text, "refusal": null},
             }),
         };
-        let mut body = self.body(false, json!([choice]));
+        let mut body = self.body(false, &json!([choice]));
         body["usage"] = usage(answered);
         body["verification"] = self.verification(answered);
         Ok((headers(answered), Json(body)).into_response())
@@ -419,7 +418,7 @@ impl Reply {
                 json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason})
             }
         };
-        self.body(true, json!([choice]))
+        self.body(true, &json!([choice]))
     }
 
     /// The answer as server-sent events.
@@ -473,7 +472,7 @@ impl Reply {
                 "index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": null,
                 "finish_reason": null,
             }]);
-            events.send(Piece::Event(data(&self.body(true, role)))).await.map_err(gone)?;
+            events.send(Piece::Event(data(&self.body(true, &role)))).await.map_err(gone)?;
         }
         let face: &Face = door.face(job.request().model_id);
         let mut deltas = Deltas::new(face, self.drawing.clone(), 0);
@@ -484,7 +483,7 @@ impl Reply {
         last["verification"] = self.verification(&answered);
         events.send(Piece::Event(data(&last))).await.map_err(gone)?;
         if wants_usage {
-            let mut body = self.body(true, json!([]));
+            let mut body = self.body(true, &json!([]));
             body["usage"] = usage(&answered);
             events.send(Piece::Event(data(&body))).await.map_err(gone)?;
         }

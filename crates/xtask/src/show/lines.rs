@@ -55,10 +55,14 @@ pub(super) const LINES: &[Line] = &[
     },
     Line {
         id: "L2",
-        says: "accuracy: decoders of every family against candle f32",
-        measure: decoders,
+        says: "text: decoders of every family against candle f32",
+        measure: text::decoders,
     },
-    Line { id: "L3", says: "speed: decoding with weights of four bits", measure: narrow },
+    Line {
+        id: "L3",
+        says: "text: prefill and decode on the CPU, many at a time, four bits",
+        measure: text::speed,
+    },
     Line {
         id: "L4",
         says: "text: checking an answer of 256 tokens against generating it, 1.1B shape",
@@ -390,43 +394,6 @@ fn faults(bench: &Bench) -> Result<Measured> {
 }
 
 /// Random models of every family, and the trained one of `fixtures/text` where it is.
-fn decoders(bench: &Bench) -> Result<Measured> {
-    let tokens = if bench.short { "256" } else { "4096" };
-    let fixtures = crate::root().join("fixtures/text");
-    let (model, text) = (fixtures.join("model"), fixtures.join("held_out.txt"));
-    let (lm, held_out) = (model.display().to_string(), text.display().to_string());
-    let mut arguments = vec!["--tokens", tokens];
-    if text.is_file() {
-        arguments.extend(["--lm", &lm, "--text", &held_out]);
-    }
-    let figures = bench.rust("decoders", &arguments)?;
-    let mut checks = Vec::new();
-    for (family, found) in figures["families"].as_object().context("`decoders` names no family")? {
-        let (cosine, agreement) = (number(&found["cosine"])?, number(&found["agreement"])?);
-        checks.push(Check::at_least(format!("{family}: mean cosine of logits"), cosine, 0.995));
-        checks.push(Check::at_least(format!("{family}: same next token"), agreement, 0.97));
-    }
-    let trained = &figures["trained"];
-    checks.push(Check::equal("trained model: missing", u64::from(trained.is_null()), 0));
-    if !trained.is_null() {
-        let [exact, float] = ["perplexity_exact", "perplexity_float"].map(|key| &trained[key]);
-        let more = 100.0 * (number(exact)? / number(float)? - 1.0);
-        checks.push(Check::at_most("trained model: perplexity over float, %", more, 1.0));
-    }
-    Ok(Measured { figures, checks })
-}
-
-fn narrow(bench: &Bench) -> Result<Measured> {
-    let seconds = if bench.short { "0.5" } else { "5" };
-    let figures = bench.rust("narrow", &["--seconds", seconds])?;
-    let shapes = figures["shapes"].as_object().context("`narrow` names no shape")?;
-    let checks = shapes.iter().map(|(shape, found)| {
-        let ratio = number(&found["over_eight_bits"])?;
-        Ok(Check::at_least(format!("{shape}, one row: four bits over eight"), ratio, 1.7))
-    });
-    Ok(Measured { checks: checks.collect::<Result<_>>()?, figures })
-}
-
 fn number(value: &Value) -> Result<f64> {
     value.as_f64().with_context(|| format!("`{value}` where a figure belongs"))
 }
