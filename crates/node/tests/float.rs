@@ -53,7 +53,7 @@ fn ask(model: &str, text: &str) -> v1::InferRequest {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_node_answers_signs_and_logs_and_says_that_it_is_attested_only() {
     let home = home();
     let node = home.node(&["--dev", "--config", "node.toml"]);
@@ -134,7 +134,7 @@ async fn a_node_answers_signs_and_logs_and_says_that_it_is_attested_only() {
     let quote = v1::QuoteRequest { model: "chat".to_owned(), ..v1::QuoteRequest::default() };
     let said = client.inference.quote(quote).await.unwrap_err();
     assert!(said.message().contains("floating point"), "{said}");
-    // A node that ends waits for open connections.
+    // A node that ends waits for open connections; a thread of its own closes this one while the test goes on.
     drop(client);
 
     let asked = home.ok(&[
