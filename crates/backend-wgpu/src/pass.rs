@@ -57,7 +57,7 @@ struct Dispatch {
 }
 
 /// Bytes of the largest block of parameters.
-const PARAMS_BYTES: usize = 64;
+const PARAMS_BYTES: usize = 80;
 
 impl<'g> Pass<'g> {
     pub(crate) fn new(gpu: &'g Gpu, kernels: &'g Kernels) -> Self {
