@@ -47,7 +47,7 @@ fn the_folder_gives_one_model_on_every_machine() {
     let model = model();
     assert_eq!(
         model.id().to_string(),
-        "0x9bcca946b25d242c7268eca6133f5f9e5e5960a1c058773030069296719a841d"
+        "0x0d47c47e6b5c8470eb8ced2a62aca13beafacb4acf27032f2af15ce57a13e1ba"
     );
     assert_eq!((model.program().context(), model.program().vocabulary()), (1024, Some(2048)));
     let advice = Generation::of(&folder()).unwrap();
