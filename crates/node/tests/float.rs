@@ -65,7 +65,7 @@ async fn a_node_answers_signs_and_logs_and_says_that_it_is_attested_only() {
     let listed = listed.into_inner().models;
     let seen: Vec<_> =
         listed.iter().map(|model| (model.alias.as_str(), model.program_id.len())).collect();
-    assert_eq!(seen, [("digits", 32), ("chat", 0), ("similar", 0)]);
+    assert_eq!(seen, [("digits", 32), ("pydoc", 32), ("chat", 0), ("similar", 0)]);
 
     let spec = hyperion_node::config::ChainSpec::default();
     let request = v1::InferRequest {
