@@ -670,6 +670,7 @@ impl Node {
         }
         let shutdown = Shutdown::default();
         let door = Door::new(Parts {
+            float: None,
             engine,
             log: ledger,
             faces,

@@ -30,7 +30,7 @@ use hyperion_engine::{
 };
 use hyperion_model::{Model, Trust, file::Parts, import};
 use hyperion_ops::{Cpu, KernelSet};
-use hyperion_primitives::{Address, B256, ClaimDigest, Mix, RequestId, U256};
+use hyperion_primitives::{Address, ClaimDigest, Mix, RequestId, U256};
 use hyperion_rpc::{
     auth::Gate,
     client::{Client, ClientConfig},
@@ -361,6 +361,7 @@ impl Node {
         let shutdown = Shutdown::default();
         let door = Door::new(DoorParts {
             engine: engine.clone(),
+            float: None,
             log: Arc::new(Nothing),
             faces: Default::default(),
             prices: Arc::new(Nothing),

@@ -99,6 +99,7 @@ impl Node {
         let shutdown = Shutdown::default();
         let door = Door::new(DoorParts {
             engine: engine.clone(),
+            float: None,
             log: Arc::new(Nothing),
             faces: Default::default(),
             prices: Arc::new(Nothing),
