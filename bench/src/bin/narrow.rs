@@ -111,10 +111,26 @@ impl Random {
         Ok(if is_narrow {
             let (shape, groups) = (shape.with_w4(), Some(groups.as_slice()));
             let codes = halves;
-            device.pack(&Weights::Linear { shape, codes, groups, mantissas, exponents, bias, smooth })?
+            device.pack(&Weights::Linear {
+                shape,
+                codes,
+                groups,
+                mantissas,
+                exponents,
+                bias,
+                smooth,
+            })?
         } else {
             let (codes, groups) = (&widened(halves, groups), None);
-            device.pack(&Weights::Linear { shape, codes, groups, mantissas, exponents, bias, smooth })?
+            device.pack(&Weights::Linear {
+                shape,
+                codes,
+                groups,
+                mantissas,
+                exponents,
+                bias,
+                smooth,
+            })?
         })
     }
 }
