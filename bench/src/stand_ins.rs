@@ -5,12 +5,15 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use hyperion_engine::{Answer, ClaimSink, Clock, ModelInfo, Pushback, SignError, Signer};
+use hyperion_engine::{Answer, ClaimSink, Clock, Engine, ModelInfo, Pushback, SignError, Signer};
 use hyperion_primitives::{Address, B256, ClaimDigest, RequestId};
 use hyperion_rpc::{
-    door::{Observer, Prices},
+    auth::Gate,
+    door::{Door, Observer, Parts, Prices},
     health::Readiness,
+    limits::Limits,
     log::{Checkpoint, LogView, Standing},
+    serve::Shutdown,
     status::{Code, Error},
 };
 use hyperion_verify::sign;
@@ -68,6 +71,25 @@ impl ClaimSink for Sink {
     fn offer(&self, answer: Arc<Answer>) -> Result<(), Pushback> {
         self.0.send(answer).map_err(|_| Pushback::Draining)
     }
+}
+
+/// A door of this engine with nothing behind the rest.
+#[allow(dead_code, reason = "for benches with a door")]
+pub fn door(engine: &Engine, clock: &Arc<RealClock>, shutdown: &Shutdown) -> Arc<Door> {
+    Door::new(Parts {
+        engine: engine.clone(),
+        float: None,
+        log: Arc::new(Nothing),
+        faces: Default::default(),
+        prices: Arc::new(Nothing),
+        gate: Gate::open(Arc::clone(clock) as _),
+        workers: Default::default(),
+        limits: Limits::default(),
+        clock: Arc::clone(clock) as _,
+        readiness: Arc::new(Nothing),
+        observer: Arc::new(Nothing),
+        shutdown: shutdown.clone(),
+    })
 }
 
 /// Prices nothing, is always ready, watches nothing, and holds no log.

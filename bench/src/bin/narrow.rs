@@ -108,30 +108,21 @@ impl Random {
     ) -> Result<WeightId, Box<dyn Error>> {
         let Self { halves, groups, mantissas, exponents } = self;
         let (bias, smooth) = (None, None);
-        Ok(if is_narrow {
-            let (shape, groups) = (shape.with_w4(), Some(groups.as_slice()));
-            let codes = halves;
-            device.pack(&Weights::Linear {
-                shape,
-                codes,
-                groups,
-                mantissas,
-                exponents,
-                bias,
-                smooth,
-            })?
+        let wide = if is_narrow { Vec::new() } else { widened(halves, groups) };
+        let (shape, codes, groups) = if is_narrow {
+            (shape.with_w4(), halves, Some(groups.as_slice()))
         } else {
-            let (codes, groups) = (&widened(halves, groups), None);
-            device.pack(&Weights::Linear {
-                shape,
-                codes,
-                groups,
-                mantissas,
-                exponents,
-                bias,
-                smooth,
-            })?
-        })
+            (shape, &wide, None)
+        };
+        Ok(device.pack(&Weights::Linear {
+            shape,
+            codes,
+            groups,
+            mantissas,
+            exponents,
+            bias,
+            smooth,
+        })?)
     }
 }
 

@@ -21,16 +21,13 @@ use hyperion_model::{Model, Tokenizer};
 use hyperion_ops::{Cpu, KernelSet};
 use hyperion_primitives::{Address, U256};
 use hyperion_rpc::{
-    auth::Gate,
     client::{Client, ClientConfig},
-    door::{Door, Parts as DoorParts},
     r#gen::v1::{self, infer_request::Input, infer_stream_response::Event},
-    limits::Limits,
     serve::{Listeners, ServeConfig, Shutdown},
 };
 use hyperion_verify::{Domain, Request, Sampling};
 use serde_json::{Value, json};
-use stand_ins::{Key, Nothing, RealClock, Sink};
+use stand_ins::{Key, RealClock, Sink, door};
 
 const DOMAIN: Domain = Domain { chain_id: 31_337, verifying_contract: Address::repeat_byte(0x52) };
 const SHARED: usize = 160;
@@ -97,20 +94,7 @@ impl Node {
         )
         .expect("a device in service");
         let shutdown = Shutdown::default();
-        let door = Door::new(DoorParts {
-            engine: engine.clone(),
-            float: None,
-            log: Arc::new(Nothing),
-            faces: Default::default(),
-            prices: Arc::new(Nothing),
-            gate: Gate::open(Arc::clone(&clock) as _),
-            workers: Default::default(),
-            limits: Limits::default(),
-            clock,
-            readiness: Arc::new(Nothing),
-            observer: Arc::new(Nothing),
-            shutdown: shutdown.clone(),
-        });
+        let door = door(&engine, &clock, &shutdown);
         let any = "127.0.0.1:0".parse().expect("an address");
         let config = ServeConfig { grpc: any, http: any, ..ServeConfig::default() };
         let listeners = runtime.block_on(Listeners::bind(config)).expect("a free port");

@@ -65,17 +65,13 @@ pub(crate) fn drawing(
     let longest = if penalised { hyperion_engine::PENALISED_TOKENS_MAX } else { u32::MAX };
     let room = model.rows_max.saturating_sub(in_tokens).saturating_add(1);
     let own = || face.writing.as_ref().map_or_else(Vec::new, |writing| writing.end_ids.clone());
-    let stop_ids = if asked.stop_tokens.is_empty() { own() } else { asked.stop_tokens };
-    let sampling = Sampling {
-        temperature_q16: asked.temperature_q16,
-        top_k: asked.top_k,
+    let stop_tokens = if asked.stop_tokens.is_empty() { own() } else { asked.stop_tokens.clone() };
+    of_wire(v1::Sampling {
         top_p_q16: if asked.top_p_q16 == 0 { 65_536 } else { asked.top_p_q16 },
-        frequency_q16: asked.frequency_q16,
-        presence_q16: asked.presence_q16,
         tokens_max: if asked.tokens_max == 0 { room.min(longest) } else { asked.tokens_max },
-        ..Sampling::default()
-    };
-    Drawing::new(sampling, stop_ids).map_err(Error::from)
+        stop_tokens,
+        ..asked
+    })
 }
 
 /// Draws for the wire, every field filled.
@@ -92,7 +88,7 @@ pub(crate) fn wire_sampling(drawing: &Drawing) -> v1::Sampling {
     }
 }
 
-/// Draws of the wire, for whoever holds them against a claim.
+/// Draws of the wire, every field as it stands.
 pub(crate) fn of_wire(wire: v1::Sampling) -> Result<Drawing, Error> {
     let sampling = Sampling {
         temperature_q16: wire.temperature_q16,
@@ -190,29 +186,35 @@ impl Deltas {
 
     /// The text that came with the newest ids.
     fn text(&mut self) -> Result<String, Error> {
-        let Some(decoder) = &self.decoder else { return Ok(String::new()) };
-        let ended = is_stop(&self.drawing, self.ids.last());
-        let ids = &self.ids[..self.ids.len() - usize::from(ended)];
-        // A token's text may depend on the one before it (a space between words), so both are decoded with it.
-        let before = decode(&**decoder, &ids[self.context..self.written.min(ids.len())])?;
-        let all = decode(&**decoder, &ids[self.context..])?;
-        if all.len() <= before.len() || all.ends_with('\u{fffd}') && !ended {
+        let (new, may_change) = self.unsent()?;
+        if new.is_empty() || may_change {
             return Ok(String::new());
         }
-        let new = all.get(before.len()..).unwrap_or_default().to_owned();
-        (self.context, self.written) = (self.written, ids.len());
+        (self.context, self.written) = (self.written, self.shown());
         Ok(new)
     }
 
     /// Text that waited for the rest of a code point which never came.
     pub(crate) fn rest(&mut self) -> Result<String, Error> {
-        let Some(decoder) = &self.decoder else { return Ok(String::new()) };
-        let ended = is_stop(&self.drawing, self.ids.last());
-        let ids = &self.ids[..self.ids.len() - usize::from(ended)];
+        let (new, _) = self.unsent()?;
+        self.written = self.shown();
+        Ok(new)
+    }
+
+    /// Ids that have text: all but the one that ended the answer.
+    fn shown(&self) -> usize {
+        self.ids.len() - usize::from(is_stop(&self.drawing, self.ids.last()))
+    }
+
+    /// Text of the ids that are not written, and whether later ids may change it.
+    fn unsent(&self) -> Result<(String, bool), Error> {
+        let Some(decoder) = &self.decoder else { return Ok((String::new(), false)) };
+        let ids = &self.ids[..self.shown()];
+        // A token's text may depend on the one before it (a space between words), so both are decoded with it.
         let before = decode(&**decoder, &ids[self.context..self.written.min(ids.len())])?;
         let all = decode(&**decoder, &ids[self.context..])?;
-        self.written = ids.len();
-        Ok(all.get(before.len()..).unwrap_or_default().to_owned())
+        let may_change = all.ends_with('\u{fffd}') && ids.len() == self.ids.len();
+        Ok((all.get(before.len()..).unwrap_or_default().to_owned(), may_change))
     }
 }
 

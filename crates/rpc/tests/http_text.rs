@@ -153,6 +153,8 @@ async fn what_is_not_built_is_refused_by_name() {
         ),
         (chat(json!({"stop": "AB"})), "unsupported_parameter", "stop"),
         (chat(json!({"stop": 3})), "bad_field", "stop"),
+        (chat(json!({"stop": vec!["A"; 33]})), "input_too_large", "stop"),
+        (chat(json!({"stop": "A".repeat(100_000)})), "input_too_large", "stop"),
         (chat(json!({"temperature": -1})), "bad_field", "temperature"),
         (chat(json!({"temperature": 1e300})), "sampling_invalid", "temperature"),
         (chat(json!({"temperature": 0.001})), "sampling_invalid", "sampling"),

@@ -219,10 +219,16 @@ impl Machine {
             Duty::Generating { .. } => now_us,
             Duty::Busy { .. } | Duty::Probing { .. } => return Take::Wait(None),
         };
-        if let Some(take) = self.take_generating(device, now_us) {
-            return take;
+        if self.devices[device].answers.owes_step {
+            return self.step(device, now_us);
         }
-        if let Some((model, class)) = self.next_line(device, now_us) {
+        let next = self.next_line(device, now_us);
+        let answers = !self.devices[device].answers.is_empty();
+        if let Some((model, class)) = next {
+            if self.models[model].answers_max > 0 {
+                return Take::Join(self.join(device, model, class, now_us));
+            }
+            self.devices[device].answers.owes_step = answers;
             let keys = self.form(device, model, class);
             let until_us = now_us.saturating_add(self.lease_us);
             let batch = self.lease(device, model, keys, now_us);
@@ -231,6 +237,9 @@ impl Machine {
                 self.wake(model);
             }
             return Take::Batch(batch);
+        }
+        if answers {
+            return self.step(device, now_us);
         }
         let probe_us = since_us.saturating_add(self.probe_us);
         if probe_us <= now_us {

@@ -66,7 +66,7 @@ pub(super) struct Answers {
     /// Answers that nobody wants any more; the device hears of them before its next step.
     given_up: Vec<LeaseId>,
     /// Whether a step has to come before the next batch.
-    owes_step: bool,
+    pub(super) owes_step: bool,
 }
 
 impl Answers {
@@ -76,26 +76,8 @@ impl Answers {
 }
 
 impl Machine {
-    /// What a generating device does next; `None` when that is a batch.
-    pub(super) fn take_generating(&mut self, device: DeviceIndex, now_us: u64) -> Option<Take> {
-        if self.devices[device].answers.owes_step {
-            return Some(self.step(device, now_us));
-        }
-        let next = self.next_line(device, now_us);
-        match next {
-            Some((model, class)) if self.models[model].answers_max > 0 => {
-                Some(Take::Join(self.join(device, model, class, now_us)))
-            }
-            Some(_) => {
-                self.devices[device].answers.owes_step = !self.devices[device].answers.is_empty();
-                None
-            }
-            None if self.devices[device].answers.is_empty() => None,
-            None => Some(self.step(device, now_us)),
-        }
-    }
-
-    fn step(&mut self, device: DeviceIndex, now_us: u64) -> Take {
+    /// Has a device run a step, and hear of the answers that nobody wants any more.
+    pub(super) fn step(&mut self, device: DeviceIndex, now_us: u64) -> Take {
         let until_us = now_us.saturating_add(self.lease_us);
         let at = &mut self.devices[device];
         at.duty = Duty::Generating { until_us };
@@ -124,7 +106,14 @@ impl Machine {
             && !self.devices.iter().enumerate().any(fewer)
     }
 
-    fn join(&mut self, device: DeviceIndex, model: usize, class: Class, now_us: u64) -> Joined {
+    /// Has a device begin the answer that is first in a line.
+    pub(super) fn join(
+        &mut self,
+        device: DeviceIndex,
+        model: usize,
+        class: Class,
+        now_us: u64,
+    ) -> Joined {
         let key = self.eligible(device, model, class).next().expect("a line's turn has a job");
         self.drawn += 1;
         let lease = LeaseId(self.drawn);

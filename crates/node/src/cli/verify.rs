@@ -176,10 +176,11 @@ fn recompute(envelope: &Envelope, arguments: &Arguments) -> Result<String> {
             model = Some(candidate);
         }
     }
-    let built_in = || embedded::all().unwrap_or_default().into_iter().map(|one| one.model);
-    let model = model
-        .map(std::sync::Arc::new)
-        .or_else(|| built_in().find(|model| model.id() == claim.model_id));
+    let built_in = || {
+        let mut all = [embedded::digits, embedded::pydoc].into_iter();
+        all.find_map(|one| Some(one().ok()?.model).filter(|model| model.id() == claim.model_id))
+    };
+    let model = model.map(std::sync::Arc::new).or_else(built_in);
     let model = model.with_context(|| {
         format!("model {} is needed; pass its file with --model", claim.model_id)
     })?;

@@ -34,7 +34,7 @@ use crate::{
     deadline::Deadline,
     door::{Door, Face},
     r#gen::v1,
-    limits::at_most,
+    limits::{Limits, at_most},
     receipt_json::SamplingJson,
     status::{Code, Error},
     writing::{Delta, Deltas, Writing, Written},
@@ -147,8 +147,8 @@ fn ask(door: &Door, body: Body, shape: Shape) -> Result<(Ask, WaitFor), Error> {
         .writing
         .as_ref()
         .ok_or_else(|| Error::bad_field("model", "this model does not generate text"))?;
-    let sampling = sampling(&body, writing, shape)?;
     let limits = &door.limits;
+    let sampling = sampling(&body, writing, shape, limits)?;
     let input = match shape {
         Shape::Completion => {
             if body.messages.is_some() || body.tools.is_some() {
@@ -200,7 +200,12 @@ fn refuse_others(others: &Map<String, Value>) -> Result<(), Error> {
 }
 
 /// Settings in the sampler's numbers; what the caller leaves out is the model's advice.
-fn sampling(body: &Body, writing: &Writing, shape: Shape) -> Result<v1::Sampling, Error> {
+fn sampling(
+    body: &Body,
+    writing: &Writing,
+    shape: Shape,
+    limits: &Limits,
+) -> Result<v1::Sampling, Error> {
     let advice = &writing.sampling;
     let positive = |field, value: Option<f64>, else_q16| {
         value.map_or(Ok(else_q16), |value| {
@@ -232,7 +237,7 @@ fn sampling(body: &Body, writing: &Writing, shape: Shape) -> Result<v1::Sampling
         frequency_q16: signed("frequency_penalty", body.frequency_penalty)?,
         presence_q16: signed("presence_penalty", body.presence_penalty)?,
         tokens_max,
-        stop_tokens: stops(body.stop.as_ref(), writing)?,
+        stop_tokens: stops(body.stop.as_ref(), writing, limits)?,
     })
 }
 
@@ -247,16 +252,19 @@ fn q16(field: &'static str, value: f64) -> Result<i32, Error> {
 }
 
 /// The ids of stop strings, with the model's own end ids; none where the caller names none.
-fn stops(stop: Option<&Value>, writing: &Writing) -> Result<Vec<u32>, Error> {
+fn stops(stop: Option<&Value>, writing: &Writing, limits: &Limits) -> Result<Vec<u32>, Error> {
     let wrong = || Error::bad_field("stop", "is a string or a list of strings");
     let strings = match stop {
         None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(list)) => list.iter().collect(),
-        Some(one) => vec![one],
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(one) => std::slice::from_ref(one),
     };
+    at_most("stop", "strings", strings.len(), limits.stop_tokens_max)?;
     let mut ids = writing.end_ids.clone();
     for string in strings {
         let text = string.as_str().ok_or_else(wrong)?;
+        // Looked up by the tokenizer, for which a long text is work, and no token is long.
+        at_most("stop", "bytes", text.len(), limits.name_bytes_max)?;
         let id = writing.decoder.id(text).ok_or_else(|| {
             let shown: String = text.chars().take(32).collect();
             let why = format!(
