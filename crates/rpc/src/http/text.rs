@@ -1,7 +1,7 @@
 //! `POST /v1/completions` and `POST /v1/chat/completions`: OpenAI's shapes, whole or as server-sent events, with a claim.
-//!
-//! Numbers become the sampler's own by one rule, `floor(x * 65536 + 1/2)`, and come back in `verification.sampling`: the edge's
-//! float is visible and no part of the claim. A parameter that would change the answer and is not built is refused.
+//! `text/asked.rs` reads what is asked, this page answers it.
+
+mod asked;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -16,67 +16,25 @@ use axum::{
     },
 };
 use hyperion_engine::{Drawing, Job};
-use hyperion_primitives::{B256, U256};
-use hyperion_verify::Request;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use hyperion_primitives::B256;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
+use self::asked::{Body, ask};
 use super::{
     read,
-    verification::{Terms, header, headers, verification},
+    verification::{header, headers, verification},
 };
 use crate::{
     answer::{Answered, WaitFor},
     auth::{Area, Caller},
-    convert::{Ask, Input},
     deadline::Deadline,
     door::{Door, Face},
-    r#gen::v1,
-    limits::{Limits, at_most},
     receipt_json::SamplingJson,
     status::{Code, Error},
-    writing::{Delta, Deltas, Writing, Written},
+    writing::{Delta, Deltas, Written},
 };
-
-/// Tokens of a completion where the caller names no limit; OpenAI's own default.
-const COMPLETION_TOKENS: u32 = 16;
-
-#[derive(Deserialize)]
-struct Body {
-    model: String,
-    prompt: Option<Value>,
-    messages: Option<Vec<Value>>,
-    tools: Option<Value>,
-    #[serde(default)]
-    stream: bool,
-    #[serde(default)]
-    stream_options: Option<StreamOptions>,
-    temperature: Option<f64>,
-    top_p: Option<f64>,
-    frequency_penalty: Option<f64>,
-    presence_penalty: Option<f64>,
-    seed: Option<i64>,
-    max_tokens: Option<u32>,
-    max_completion_tokens: Option<u32>,
-    stop: Option<Value>,
-    #[serde(default)]
-    verification: Terms,
-    /// Change nothing and are not hashed.
-    #[serde(default, rename = "user")]
-    _user: Value,
-    #[serde(default, rename = "metadata")]
-    _metadata: Value,
-    #[serde(flatten)]
-    others: Map<String, Value>,
-}
-
-#[derive(Default, Deserialize)]
-struct StreamOptions {
-    #[serde(default)]
-    include_usage: bool,
-}
 
 /// Which of the two shapes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -136,206 +94,6 @@ async fn serve(
     let outcome = deadline.race(door.answer(job, wait, &caller)).await;
     door.observe("http", &reply.model, since_us, &outcome);
     reply.whole(&door, &outcome?)
-}
-
-/// A body as every surface asks.
-fn ask(door: &Door, body: Body, shape: Shape) -> Result<(Ask, WaitFor), Error> {
-    refuse_others(&body.others)?;
-    let model = door.model(&body.model)?;
-    let face = door.face(model.id);
-    let writing = face
-        .writing
-        .as_ref()
-        .ok_or_else(|| Error::bad_field("model", "this model does not generate text"))?;
-    let limits = &door.limits;
-    let sampling = sampling(&body, writing, shape, limits)?;
-    let input = match shape {
-        Shape::Completion => {
-            if body.messages.is_some() || body.tools.is_some() {
-                return Err(Error::bad_field("messages", "is for /v1/chat/completions"));
-            }
-            prompt(body.prompt, limits.text_bytes_max)?
-        }
-        Shape::Chat => {
-            if body.prompt.is_some() {
-                return Err(Error::bad_field("prompt", "is for /v1/completions"));
-            }
-            let messages = body.messages.unwrap_or_default();
-            at_most("messages", "messages", messages.len(), limits.turns_max)?;
-            if messages.is_empty() {
-                return Err(Error::bad_field("messages", "give at least one"));
-            }
-            let messages: Vec<Value> =
-                messages.into_iter().map(message).collect::<Result<_, _>>()?;
-            let tools =
-                body.tools.filter(|tools| tools.as_array().is_none_or(|all| !all.is_empty()));
-            let bytes = messages.iter().chain(&tools).map(|value| value.to_string().len()).sum();
-            at_most("messages", "bytes", bytes, limits.text_bytes_max)?;
-            Input::Chat(messages, tools)
-        }
-    };
-    let (request, wait) = body.verification.read()?;
-    let request = seeded(request, body.seed, sampling.temperature_q16);
-    Ok((Ask { model, input, sampling: Some(sampling), request, signature: None }, wait))
-}
-
-/// Parameters that are not built are refused, but for values that ask for nothing.
-fn refuse_others(others: &Map<String, Value>) -> Result<(), Error> {
-    let asks = |name: &str, value: &Value| match (name, value) {
-        (_, Value::Null | Value::Bool(false)) => false,
-        ("n" | "best_of", value) => *value != json!(1),
-        ("logit_bias", Value::Object(bias)) => !bias.is_empty(),
-        ("response_format", value) => value["type"] != json!("text"),
-        ("tool_choice", value) => *value != json!("auto"),
-        ("top_logprobs", value) => *value != json!(0),
-        _ => true,
-    };
-    match others.iter().find(|(name, value)| asks(name, value)) {
-        None => Ok(()),
-        Some((name, _)) => {
-            let name: String = name.chars().take(64).collect();
-            Err(Error::at(Code::UnsupportedParameter, name, "is not supported here"))
-        }
-    }
-}
-
-/// Settings in the sampler's numbers; what the caller leaves out is the model's advice.
-fn sampling(
-    body: &Body,
-    writing: &Writing,
-    shape: Shape,
-    limits: &Limits,
-) -> Result<v1::Sampling, Error> {
-    let advice = &writing.sampling;
-    let positive = |field, value: Option<f64>, else_q16| {
-        value.map_or(Ok(else_q16), |value| {
-            let number = q16(field, value)?;
-            u32::try_from(number).map_err(|_| Error::bad_field(field, "must not be below 0"))
-        })
-    };
-    let signed = |field, value: Option<f64>| value.map_or(Ok(0), |value| q16(field, value));
-    let tokens_max = match (body.max_tokens, body.max_completion_tokens) {
-        (Some(0), _) | (_, Some(0)) => {
-            return Err(Error::bad_field("max_tokens", "an answer has a token at least"));
-        }
-        (Some(a), Some(b)) if a != b => {
-            let text = "max_tokens and max_completion_tokens differ";
-            return Err(Error::bad_field("max_completion_tokens", text));
-        }
-        (Some(most), _) | (None, Some(most)) => most,
-        (None, None) if shape == Shape::Completion => COMPLETION_TOKENS,
-        (None, None) => 0,
-    };
-    let top_p_q16 = positive("top_p", body.top_p, advice.top_p_q16)?;
-    if top_p_q16 == 0 && body.top_p.is_some() {
-        return Err(Error::at(Code::SamplingInvalid, "top_p", "must be above 0"));
-    }
-    Ok(v1::Sampling {
-        temperature_q16: positive("temperature", body.temperature, advice.temperature_q16)?,
-        top_k: if body.temperature.is_some() || body.top_p.is_some() { 0 } else { advice.top_k },
-        top_p_q16,
-        frequency_q16: signed("frequency_penalty", body.frequency_penalty)?,
-        presence_q16: signed("presence_penalty", body.presence_penalty)?,
-        tokens_max,
-        stop_tokens: stops(body.stop.as_ref(), writing, limits)?,
-    })
-}
-
-/// `floor(value * 65536 + 1/2)`.
-fn q16(field: &'static str, value: f64) -> Result<i32, Error> {
-    let scaled = (value * 65_536.0 + 0.5).floor();
-    if (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&scaled) {
-        Ok(scaled as i32)
-    } else {
-        Err(Error::at(Code::SamplingInvalid, field, "is out of range"))
-    }
-}
-
-/// The ids of stop strings, with the model's own end ids; none where the caller names none.
-fn stops(stop: Option<&Value>, writing: &Writing, limits: &Limits) -> Result<Vec<u32>, Error> {
-    let wrong = || Error::bad_field("stop", "is a string or a list of strings");
-    let strings = match stop {
-        None | Some(Value::Null) => return Ok(Vec::new()),
-        Some(Value::Array(list)) => list.as_slice(),
-        Some(one) => std::slice::from_ref(one),
-    };
-    at_most("stop", "strings", strings.len(), limits.stop_tokens_max)?;
-    let mut ids = writing.end_ids.clone();
-    for string in strings {
-        let text = string.as_str().ok_or_else(wrong)?;
-        // Looked up by the tokenizer, for which a long text is work, and no token is long.
-        at_most("stop", "bytes", text.len(), limits.name_bytes_max)?;
-        let id = writing.decoder.id(text).ok_or_else(|| {
-            let shown: String = text.chars().take(32).collect();
-            let why = format!(
-                "`{shown}` is not one token of this model: an answer ends at a token, which is what the claim can say"
-            );
-            Error::at(Code::UnsupportedParameter, "stop", why)
-        })?;
-        ids.push(id);
-    }
-    Ok(ids)
-}
-
-/// The seed of draws; at temperature 0 there are none, and a seed changes nothing.
-fn seeded(request: Request, seed: Option<i64>, temperature_q16: u32) -> Request {
-    let Some(seed) = seed.filter(|_| temperature_q16 > 0) else { return request };
-    let extended = U256::from_limbs([
-        seed.cast_unsigned(),
-        if seed < 0 { u64::MAX } else { 0 },
-        if seed < 0 { u64::MAX } else { 0 },
-        if seed < 0 { u64::MAX } else { 0 },
-    ]);
-    Request { seed_mode: 1, entropy: B256::from(extended.to_be_bytes::<32>()), ..request }
-}
-
-/// One text, or one list of token ids.
-fn prompt(prompt: Option<Value>, text_bytes_max: usize) -> Result<Input, Error> {
-    let one = || {
-        let why = "one string, or one list of token ids: each claim is about one input";
-        Error::at(Code::UnsupportedParameter, "prompt", why)
-    };
-    match prompt.ok_or_else(|| Error::bad_field("prompt", "is missing"))? {
-        Value::String(text) => {
-            at_most("prompt", "bytes", text.len(), text_bytes_max)?;
-            Ok(Input::Text(text))
-        }
-        Value::Array(mut list) if list.len() == 1 && !list[0].is_number() => {
-            self::prompt(list.pop(), text_bytes_max)
-        }
-        Value::Array(list) => {
-            let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-            let ids: Option<Vec<u32>> = list.iter().map(id).collect();
-            ids.filter(|ids| !ids.is_empty()).map(Input::Tokens).ok_or_else(one)
-        }
-        _ => Err(one()),
-    }
-}
-
-/// A message for the template: content that comes in parts is joined, everything else passes.
-fn message(mut message: Value) -> Result<Value, Error> {
-    let wrong = |why: &'static str| Error::bad_field("messages", why);
-    let object = message.as_object_mut().ok_or_else(|| wrong("is a list of objects"))?;
-    if !object.get("role").is_some_and(Value::is_string) {
-        return Err(wrong("each has a role"));
-    }
-    match object.get("content") {
-        Some(Value::String(_)) => {}
-        None | Some(Value::Null) => {
-            object.insert("content".to_owned(), "".into());
-        }
-        Some(Value::Array(parts)) => {
-            let text = |part: &Value| match (part["type"].as_str(), part["text"].as_str()) {
-                (Some("text"), Some(text)) => Some(text.to_owned()),
-                _ => None,
-            };
-            let parts: Option<Vec<String>> = parts.iter().map(text).collect();
-            let parts = parts.ok_or_else(|| wrong("content is text; other parts are not read"))?;
-            object.insert("content".to_owned(), parts.concat().into());
-        }
-        Some(_) => return Err(wrong("content is a string")),
-    }
-    Ok(message)
 }
 
 /// What stays the same through an answer.
