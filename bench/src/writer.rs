@@ -3,14 +3,13 @@
 
 use std::{
     fs,
-    io::{BufWriter, Cursor, Write},
+    io::{self, BufWriter, Cursor, Write},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use hyperion_model::{Model, Trust, import};
 use hyperion_primitives::Mix;
-use serde_json::json;
 
 /// The folder of the committed text model.
 pub fn pydoc_folder() -> PathBuf {
@@ -47,84 +46,184 @@ pub const SMALL: Shape = Shape {
     context: 2048,
 };
 
-/// A model of this shape with seeded random weights, imported like any other: its text is noise, its work is real.
-pub fn random(shape: Shape) -> Arc<Model> {
-    let folder = std::env::temp_dir().join(format!("hyperion-bench-{}", std::process::id()));
-    fs::create_dir_all(&folder).expect("a temporary folder");
-    write_folder(shape, &folder);
-    let file = folder.join("model.hyp");
-    let mut out = BufWriter::new(fs::File::create(&file).expect("a file"));
-    import::write(&folder, &mut out, &mut |_, _| {}).expect("a Llama");
-    out.flush().expect("the disk has room");
-    let model = Model::open(&file, Trust::Roots).expect("what was just written");
-    fs::remove_dir_all(&folder).expect("the bench's own folder");
-    Arc::new(model)
+/// Llama-3-8B with a quarter of its 32 layers, which are all alike, so that model and peers fit an ordinary machine.
+pub const LARGE: Shape = Shape {
+    name: "8B-quarter",
+    hidden: 4096,
+    inner: 14_336,
+    layers: 8,
+    heads: 32,
+    kv_heads: 8,
+    vocabulary: 128_256,
+    context: 2048,
+};
+
+/// A file of a model of this shape with seeded random weights in `Q8_0`, as llama.cpp reads it: its text is noise, its work is
+/// real. It is written once and kept beside what tests fetch.
+pub fn gguf(shape: Shape) -> PathBuf {
+    let path = kept(&format!("{}.gguf", shape.name));
+    if !path.exists() {
+        let part = kept(&format!("{}.gguf.part", shape.name));
+        write_gguf(shape, &part).expect("the disk has room");
+        fs::rename(&part, &path).expect("a name in the same folder");
+    }
+    path
 }
 
-fn write_folder(shape: Shape, folder: &Path) {
+/// The same weights imported like any other file; kept too.
+pub fn random(shape: Shape) -> Arc<Model> {
+    let path = kept(&format!("{}.hyp", shape.name));
+    if !path.exists() {
+        let part = kept(&format!("{}.hyp.part", shape.name));
+        let mut out = BufWriter::new(fs::File::create(&part).expect("a file"));
+        import::write(&gguf(shape), &mut out, &mut |_, _| {}).expect("a Llama");
+        out.flush().expect("the disk has room");
+        fs::rename(&part, &path).expect("a name in the same folder");
+    }
+    Arc::new(Model::open(&path, Trust::Roots).expect("what was written"))
+}
+
+fn kept(name: &str) -> PathBuf {
+    let home = || {
+        PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache/hyperion")
+    };
+    let cache = std::env::var_os("HYPERION_FIXTURES").map_or_else(home, PathBuf::from);
+    let folder = cache.join("shapes");
+    fs::create_dir_all(&folder).expect("a folder");
+    folder.join(name)
+}
+
+/// Format numbers of GGUF's tensors.
+const F32: u32 = 0;
+const Q8_0: u32 = 8;
+/// Weights of a block of `Q8_0`, which share a scale of 16 bits.
+const BLOCK: usize = 32;
+
+/// The file: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+fn write_gguf(shape: Shape, path: &Path) -> io::Result<()> {
     let Shape { hidden, inner, layers, heads, kv_heads, vocabulary, context, .. } = shape;
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden,
-        "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads, "hidden_act": "silu", "vocab_size": vocabulary,
-        "max_position_embeddings": context, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "tie_word_embeddings": false, "bos_token_id": 1, "eos_token_id": 2,
-    });
-    fs::write(folder.join("config.json"), config.to_string()).expect("the disk has room");
     let (kv, mut tensors) = (hidden / heads * kv_heads, Vec::new());
-    tensors.push(("model.embed_tokens.weight".to_owned(), vec![vocabulary, hidden]));
+    tensors.push(("token_embd.weight".to_owned(), vec![vocabulary, hidden]));
     for layer in 0..layers {
         for (name, rows, columns) in [
-            ("self_attn.q_proj", hidden, hidden),
-            ("self_attn.k_proj", kv, hidden),
-            ("self_attn.v_proj", kv, hidden),
-            ("self_attn.o_proj", hidden, hidden),
-            ("mlp.gate_proj", inner, hidden),
-            ("mlp.up_proj", inner, hidden),
-            ("mlp.down_proj", hidden, inner),
+            ("attn_q", hidden, hidden),
+            ("attn_k", kv, hidden),
+            ("attn_v", kv, hidden),
+            ("attn_output", hidden, hidden),
+            ("ffn_gate", inner, hidden),
+            ("ffn_up", inner, hidden),
+            ("ffn_down", hidden, inner),
         ] {
-            tensors.push((format!("model.layers.{layer}.{name}.weight"), vec![rows, columns]));
+            tensors.push((format!("blk.{layer}.{name}.weight"), vec![rows, columns]));
         }
-        for name in ["input_layernorm", "post_attention_layernorm"] {
-            tensors.push((format!("model.layers.{layer}.{name}.weight"), vec![hidden]));
+        for name in ["attn_norm", "ffn_norm"] {
+            tensors.push((format!("blk.{layer}.{name}.weight"), vec![hidden]));
         }
     }
-    tensors.push(("model.norm.weight".to_owned(), vec![hidden]));
-    tensors.push(("lm_head.weight".to_owned(), vec![vocabulary, hidden]));
-    let mut header = serde_json::Map::new();
-    let mut at = 0_usize;
+    tensors.push(("output_norm.weight".to_owned(), vec![hidden]));
+    tensors.push(("output.weight".to_owned(), vec![vocabulary, hidden]));
+
+    let mut header = Header::default();
+    header.bytes.extend(b"GGUF");
+    header.u32(3);
+    header.u64(tensors.len());
+    header.u64(13);
+    header.text("general.architecture", "llama");
+    header.text("general.name", shape.name);
+    header.text("tokenizer.ggml.model", "no_vocab");
+    for (key, value) in [
+        ("vocab_size", vocabulary),
+        ("context_length", context),
+        ("embedding_length", hidden),
+        ("block_count", layers),
+        ("feed_forward_length", inner),
+        ("attention.head_count", heads),
+        ("attention.head_count_kv", kv_heads),
+        ("rope.dimension_count", hidden / heads),
+    ] {
+        header.number(key, 4, &u32::try_from(value).expect("a size").to_le_bytes());
+    }
+    header.number("attention.layer_norm_rms_epsilon", 6, &1e-5_f32.to_le_bytes());
+    header.number("rope.freq_base", 6, &10_000_f32.to_le_bytes());
+    let mut at = 0;
     for (name, dims) in &tensors {
-        let bytes = 2 * dims.iter().product::<usize>();
-        let value = json!({"dtype": "BF16", "shape": dims, "data_offsets": [at, at + bytes]});
-        header.insert(name.clone(), value);
-        at += bytes;
+        header.string(name);
+        header.u32(dims.len() as u32);
+        dims.iter().rev().for_each(|dim| header.u64(*dim));
+        header.u32(if dims.len() == 1 { F32 } else { Q8_0 });
+        header.u64(at);
+        let elements: usize = dims.iter().product();
+        at += if dims.len() == 1 { 4 * elements } else { elements / BLOCK * (BLOCK + 2) };
+        // Tensors begin at multiples of 32 bytes.
+        at = at.next_multiple_of(32);
     }
-    let mut header = serde_json::Value::Object(header).to_string();
-    while !header.len().is_multiple_of(8) {
-        header.push(' ');
-    }
-    let file = fs::File::create(folder.join("model.safetensors")).expect("a file");
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    out.write_all(&(header.len() as u64).to_le_bytes()).expect("the disk has room");
-    out.write_all(header.as_bytes()).expect("the disk has room");
+    let mut out = BufWriter::with_capacity(1 << 20, fs::File::create(path)?);
+    header.bytes.resize(header.bytes.len().next_multiple_of(32), 0);
+    out.write_all(&header.bytes)?;
     let mut mix = Mix::new(7);
     for (_, dims) in &tensors {
-        let elements = dims.iter().product::<usize>();
-        // Norms are 1; weights are uniform with the variance 1 / columns.
-        let scale = dims.get(1).map(|columns| (3.0 / *columns as f32).sqrt());
-        let mut bytes = Vec::with_capacity(2 * elements);
-        while bytes.len() < 2 * elements {
-            let word = mix.u64();
-            for part in 0..4 {
-                let uniform = f32::from((word >> (16 * part)) as u16 as i16) / 32_768.0;
-                let value = scale.map_or(1.0, |scale| uniform * scale);
-                bytes.extend(((value.to_bits() >> 16) as u16).to_le_bytes());
+        let mut bytes = Vec::new();
+        let elements: usize = dims.iter().product();
+        match dims.get(1) {
+            None => (0..elements).for_each(|_| bytes.extend(1_f32.to_le_bytes())),
+            Some(columns) => {
+                // Uniform codes with the variance 1 / columns, and scales up to 3/8 above and below.
+                let step = (3.0 / *columns as f32).sqrt() / 127.0;
+                for _ in 0..elements / BLOCK {
+                    let scale = step * (1.0 + mix.i32(2) as f32 / 8.0);
+                    bytes.extend(half_bits(scale).to_le_bytes());
+                    for _ in 0..BLOCK / 8 {
+                        bytes.extend(mix.u64().to_le_bytes().map(|byte| if byte == 0x80 { 0x81 } else { byte }));
+                    }
+                }
             }
         }
-        bytes.truncate(2 * elements);
-        out.write_all(&bytes).expect("the disk has room");
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        out.write_all(&bytes)?;
     }
-    out.flush().expect("the disk has room");
+    out.flush()
+}
+
+/// A normal number of 16 bits, its fraction cut off.
+fn half_bits(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let exponent = (bits >> 23 & 255) as i32 - 127 + 15;
+    assert!((1..31).contains(&exponent), "a scale is a normal half");
+    (exponent as u16) << 10 | (bits >> 13 & 1023) as u16
+}
+
+/// The head of a GGUF file under construction.
+#[derive(Default)]
+struct Header {
+    bytes: Vec<u8>,
+}
+
+impl Header {
+    fn u32(&mut self, value: u32) {
+        self.bytes.extend(value.to_le_bytes());
+    }
+
+    fn u64(&mut self, value: usize) {
+        self.bytes.extend((value as u64).to_le_bytes());
+    }
+
+    fn string(&mut self, text: &str) {
+        self.u64(text.len());
+        self.bytes.extend(text.as_bytes());
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.string(key);
+        self.u32(8);
+        self.string(value);
+    }
+
+    /// A number of the architecture: 4 for u32, 6 for f32.
+    fn number(&mut self, key: &str, kind: u32, bytes: &[u8; 4]) {
+        self.string(&format!("llama.{key}"));
+        self.u32(kind);
+        self.bytes.extend(bytes);
+    }
 }
 
 /// The committed text model with the sign of every `every`th weight turned: another model with the same tokens, the more alike the larger

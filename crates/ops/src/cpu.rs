@@ -5,7 +5,9 @@
 //! [`Lanes`](crate::lanes::Lanes); [`products`] is what an instruction set adds to those.
 //!
 //! Threads share a stage by rows, or attention by sequence and head, in few large parts; they meet at the
-//! end of a stage only. A result is one of integers, so neither the cut nor the order can change it.
+//! end of a stage only. Where there are so few rows that reading the weights is what takes time, as in decoding, they share
+//! the channels of one linear step after another instead ([`linear`]). A result is one of integers, so neither the cut nor
+//! the order can change it.
 
 use alloc::{borrow::ToOwned as _, sync::Arc, vec::Vec};
 use core::fmt;
@@ -14,6 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 mod aligned;
 mod elements;
 mod heads;
+mod linear;
 mod matrix;
 mod products;
 mod region;
@@ -31,7 +34,7 @@ use crate::{
     Backend, BackendError, BufferId, DeviceInfo, DeviceKind, Parallel, PoolMode, Sequence, Step,
     View, WeightId, Weights, lanes::portable::Portable,
 };
-use region::{AttentionStep, Region, Stage, stages};
+use region::{AttentionStep, Region, RowStep, Stage, stages};
 use rows::Shared;
 use weights::Packed;
 use worker::{Need, ROWS, Room, Worker};
@@ -152,11 +155,12 @@ impl Cpu {
             self.weights[id.0 as usize].as_ref().expect("packed weights")
         });
         if need != self.need || self.workers.is_empty() {
-            let threads = self.parallel.threads().max(1);
+            // One for each thread, and one for whoever holds rows that all threads work on.
+            let rooms = self.parallel.threads().max(1) + 1;
             self.used_bytes -= self.workers.len() as u64 * self.need.bytes();
             (self.need, self.workers) = (Need::default(), Vec::new());
-            let make = || (0..threads).map(|_| Room::new(need).map(Mutex::new)).collect();
-            self.workers = self.claim(threads as u64 * need.bytes(), make)?;
+            let make = || (0..rooms).map(|_| Room::new(need).map(Mutex::new)).collect();
+            self.workers = self.claim(rooms as u64 * need.bytes(), make)?;
             self.need = need;
         }
         let context = |stage: &Stage<'_>| match stage {
@@ -180,6 +184,7 @@ impl Cpu {
         self.reserve(steps, &stages)?;
         for stage in &stages {
             match *stage {
+                Stage::Rows(ref region) if region.is_few() => self.few_rows(k, region),
                 Stage::Rows(ref region) => self.rows(k, region),
                 Stage::Attention(step) => self.attention(k, step),
                 Stage::Choose { rows, input, out } => self.choose(rows, input, out),
@@ -210,6 +215,25 @@ impl Cpu {
                 rows::run(k, shared, *step, &mut part, worker);
             }
         });
+    }
+
+    /// Takes all rows through the steps at once; threads share the channels of each linear one.
+    fn few_rows<K: Products>(&mut self, k: K, region: &Region<'_>) {
+        let mut parts = region.extents.split(&mut self.buffers, region.rows);
+        let (lead, rooms) = self.workers.split_last().expect("one more than threads");
+        let Room { private, worker } = &mut *lock(lead);
+        let mut part = region.extents.complete(&mut parts[0], private.as_mut_slice());
+        let shared = Shared { weights: &self.weights, context: self.context.as_slice() };
+        for step in &region.steps {
+            if let RowStep::Linear { weights, input, out, then } = *step {
+                let layer = shared.layer(weights);
+                linear::encode(k, layer, &part, input, worker);
+                let threads = (&*self.parallel, rooms);
+                linear::spread(k, layer, worker, threads, (part.output(out), then));
+            } else {
+                rows::run(k, shared, *step, &mut part, worker);
+            }
+        }
     }
 
     fn attention<K: Products>(&mut self, k: K, step: AttentionStep<'_>) {
@@ -253,7 +277,7 @@ impl Cpu {
         let width = input.width as usize;
         for (to, sequence) in (0..).zip(sequences) {
             let mut room = free(&self.workers, 0);
-            let Worker { sums, row, .. } = &mut room.worker;
+            let Worker { pooled: sums, row, .. } = &mut room.worker;
             let (sums, row) = (&mut sums[..width], &mut row[..width]);
             sums.fill(0);
             let words = self.buffers[input.buffer.0 as usize].as_slice();

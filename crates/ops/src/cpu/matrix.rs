@@ -197,6 +197,11 @@ impl<'b> Part<'b> {
 }
 
 impl Output<'_, '_> {
+    /// How many rows there are.
+    pub(super) fn rows(&self) -> usize {
+        self.part.rows
+    }
+
     /// A row to write.
     #[inline]
     pub(super) fn row(&mut self, row: usize) -> &mut [i32] {
@@ -207,21 +212,58 @@ impl Output<'_, '_> {
     /// Rows of two inputs (which may be one), and the row to write.
     #[inline]
     pub(super) fn beside(&mut self, inputs: [Place; 2], row: usize) -> ([&[i32]; 2], &mut [i32]) {
-        let Place { matrix, stride, column, width } = self.place;
-        let (before, from) = self.matrix[row * stride..].split_at_mut(column);
-        let (out, after) = from.split_at_mut(width);
-        let (before, after, part) = (&*before, &*after, &*self.part);
-        let input = |input: Place| {
-            if input.matrix != matrix {
-                return part.row(input, row);
+        let place = self.place;
+        let (before, from) = self.matrix[row * place.stride..].split_at_mut(place.column);
+        let (out, after) = from.split_at_mut(place.width);
+        let sides = (&*before, &*after);
+        (inputs.map(|input| input_of(self.part, row, place, sides, input)), out)
+    }
+
+    /// The rows to write, and an input of the same width, cut between columns: piece `i` has the columns from `bounds[i]` to
+    /// `bounds[i + 1]`.
+    pub(super) fn columns(&mut self, other: Option<Place>, bounds: &[usize]) -> Vec<Columns<'_>> {
+        let (place, rows) = (self.place, self.part.rows);
+        let piece = |first: &usize| Columns { first: *first, rows: Vec::with_capacity(rows) };
+        let mut pieces: Vec<_> = bounds[..bounds.len() - 1].iter().map(piece).collect();
+        for (row, elements) in self.matrix.chunks_mut(place.stride).take(rows).enumerate() {
+            let (before, from) = elements.split_at_mut(place.column);
+            let (mut out, after) = from.split_at_mut(place.width);
+            let sides = (&*before, &*after);
+            let other = other.map(|other| input_of(self.part, row, place, sides, other));
+            for (piece, bounds) in pieces.iter_mut().zip(bounds.windows(2)) {
+                let own;
+                (own, out) = mem::take(&mut out).split_at_mut(bounds[1] - bounds[0]);
+                piece.rows.push((other.map_or(&[], |other| &other[bounds[0]..bounds[1]]), own));
             }
-            // Columns of the same row, on either side of those written.
-            match input.column.checked_sub(column + width) {
-                Some(start) => &after[start..start + input.width],
-                None => &before[input.column..input.column + input.width],
-            }
-        };
-        (inputs.map(input), out)
+        }
+        pieces
+    }
+}
+
+/// Some columns of the rows of an output.
+#[derive(Debug)]
+pub(super) struct Columns<'o> {
+    /// The first of them.
+    pub(super) first: usize,
+    /// For each row the input's elements, none if there is no input, and those to write.
+    pub(super) rows: Vec<(&'o [i32], &'o mut [i32])>,
+}
+
+/// A row of an input, while columns `out` of the same row are written; `sides` is what lies before and after them.
+#[inline]
+fn input_of<'o>(
+    part: &'o Part<'_>,
+    row: usize,
+    out: Place,
+    (before, after): (&'o [i32], &'o [i32]),
+    input: Place,
+) -> &'o [i32] {
+    if input.matrix != out.matrix {
+        return part.row(input, row);
+    }
+    match input.column.checked_sub(out.column + out.width) {
+        Some(start) => &after[start..start + input.width],
+        None => &before[input.column..input.column + input.width],
     }
 }
 

@@ -10,7 +10,10 @@ use core::ops::Range;
 
 use hyperion_primitives::Dtype;
 
-use super::matrix::{Extent, Extents, Place};
+use super::{
+    linear::FEW_ROWS,
+    matrix::{Extent, Extents, Place},
+};
 use crate::{
     ActivationTable, AttentionShape, Cache, Cap, NormShape, PoolMode, RopeShape, Sequence, Step,
     View, WeightId,
@@ -55,6 +58,14 @@ pub(super) struct Region<'s> {
     pub(super) rows: usize,
     pub(super) extents: Extents,
     pub(super) steps: Vec<RowStep<'s>>,
+}
+
+impl Region<'_> {
+    /// Whether it multiplies so few rows that reading the weights is what takes time.
+    pub(super) fn is_few(&self) -> bool {
+        let is_linear = |step: &RowStep<'_>| matches!(step, RowStep::Linear { .. });
+        self.rows <= FEW_ROWS && self.steps.iter().any(is_linear)
+    }
 }
 
 /// A step of a region.

@@ -154,6 +154,14 @@ impl Stored {
         }
     }
 
+    /// Bytes of one, scales not counted.
+    pub(super) fn bytes_each(&self) -> usize {
+        match self {
+            Self::Wide(panels) => panels.panel(0).bytes.len(),
+            Self::Narrow(panels) => panels.panel(0).bytes(),
+        }
+    }
+
     /// Multiplies rows of codes, and perhaps their low halves, by a panel; the sums go into the tiles. Returns its channels.
     #[inline(always)]
     pub(super) fn multiply<K: Products>(

@@ -49,14 +49,21 @@ impl Room {
 pub(super) struct Worker {
     /// Codes of a linear step's rows: high halves or all, and low halves.
     pub(super) codes: [CodeRows; 2],
-    /// Sums of the rows with one panel, for either half.
+    pub(super) sums: PanelSums,
+    pub(super) row: Vec<i32>,
+    /// Sums of a row of a pool.
+    pub(super) pooled: Vec<i64>,
+    pub(super) head: Head,
+    pub(super) scratch: Scratch,
+}
+
+/// What the product of some rows and one panel needs.
+#[derive(Debug)]
+pub(super) struct PanelSums {
+    /// The sums, for either half of the rows' codes.
     pub(super) tiles: [Aligned<i32>; 2],
     /// A panel of weights of four bits, as bytes.
     pub(super) panel: Aligned<u8>,
-    pub(super) row: Vec<i32>,
-    pub(super) sums: Vec<i64>,
-    pub(super) head: Head,
-    pub(super) scratch: Scratch,
 }
 
 impl Need {
@@ -124,10 +131,12 @@ impl Worker {
         let [all, low] = need.depths.map(|depth| CodeRows::new(ROWS, depth));
         Some(Self {
             codes: [all?, low?],
-            tiles: [Aligned::new(ROWS * PANEL)?, Aligned::new(ROWS * PANEL)?],
-            panel: Aligned::new(PANEL * need.narrow)?,
+            sums: PanelSums {
+                tiles: [Aligned::new(ROWS * PANEL)?, Aligned::new(ROWS * PANEL)?],
+                panel: Aligned::new(PANEL * need.narrow)?,
+            },
             row: vec![0; need.width],
-            sums: vec![0; need.width],
+            pooled: vec![0; need.width],
             head: Head::new(need.keys, need.head_dim)?,
             scratch: Scratch::new(need.keys)?,
         })

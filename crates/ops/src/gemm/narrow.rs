@@ -106,6 +106,11 @@ pub(super) struct Group<'p> {
 }
 
 impl<'p> NarrowPanel<'p> {
+    /// Bytes of its halves.
+    pub(crate) fn bytes(self) -> usize {
+        self.halves.len()
+    }
+
     /// Its groups.
     #[inline(always)]
     pub(super) fn groups(self) -> impl Iterator<Item = Group<'p>> {
