@@ -84,9 +84,8 @@ pub fn random(shape: Shape) -> Arc<Model> {
 }
 
 fn kept(name: &str) -> PathBuf {
-    let home = || {
-        PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache/hyperion")
-    };
+    let home =
+        || PathBuf::from(std::env::var_os("HOME").expect("a home folder")).join(".cache/hyperion");
     let cache = std::env::var_os("HYPERION_FIXTURES").map_or_else(home, PathBuf::from);
     let folder = cache.join("shapes");
     fs::create_dir_all(&folder).expect("a folder");
@@ -173,7 +172,11 @@ fn write_gguf(shape: Shape, path: &Path) -> io::Result<()> {
                     let scale = step * (1.0 + mix.i32(2) as f32 / 8.0);
                     bytes.extend(half_bits(scale).to_le_bytes());
                     for _ in 0..BLOCK / 8 {
-                        bytes.extend(mix.u64().to_le_bytes().map(|byte| if byte == 0x80 { 0x81 } else { byte }));
+                        bytes.extend(
+                            mix.u64()
+                                .to_le_bytes()
+                                .map(|byte| if byte == 0x80 { 0x81 } else { byte }),
+                        );
                     }
                 }
             }

@@ -1,7 +1,9 @@
-//! A decoder of a published shape on this machine's CPU: prefill, decode, many at a time, and a check of an answer (lines L3, L4).
+//! Decoders of published shapes on this machine's CPU: prefill, decode, many at a time, and a check of an answer (lines L3, L4).
 //!
-//! `generation [--tokens 256] [--threads 2]` prints one JSON object. Weights are seeded random numbers, so the text is noise and the work is
-//! real. The memory-read floor is the time that the weights alone take to be read, measured on as many threads.
+//! `generation [--shape 1.1B|8B-quarter] [--rounds 7] [--threads N]` measures rates; with `--answer TOKENS` it generates an answer and checks
+//! it by one prefill instead. Prints one JSON object. Weights are seeded random numbers, so the text is noise and the work is real; the
+//! file that they come from is kept, and `generation --gguf --shape NAME` prints where. The memory-read floor is the time that the
+//! weights alone take to be read, measured on as many threads.
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 #[path = "../writer.rs"]
@@ -10,157 +12,190 @@ mod writer;
 use std::{sync::Arc, thread, time::Instant};
 
 use hyperion_engine::KernelPool;
-use hyperion_model::{Context, Decoder, Limits, Model, Outputs, Replay, Sampler, Turn, replay};
-use hyperion_ops::{Backend, Cpu, KernelSet, Sampling};
+use hyperion_model::{Context, Decoder, Limits, Model, Replay, Sampler, replay};
+use hyperion_ops::{Cpu, KernelSet, Sampling};
 use hyperion_primitives::Mix;
 use serde_json::{Value, json};
 
 const PROMPT: usize = 32;
 const PREFILL: usize = 512;
 const TOGETHER: usize = 16;
-/// Steps that a rate is taken from.
-const STEPS: usize = 24;
+/// Steps of a round.
+const STEPS: usize = 12;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let value = |name: &str, otherwise: usize| {
+    let text = |name: &str| {
         let at = arguments.iter().position(|argument| argument == name);
-        let value = at.and_then(|at| arguments.get(at + 1));
-        value.map_or(otherwise, |value| value.parse().expect("a number"))
+        at.and_then(|at| arguments.get(at + 1)).map(String::as_str)
     };
+    let number = |name: &str| text(name).map(|value| value.parse::<usize>().expect("a number"));
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let (tokens, threads) = (value("--tokens", 256), value("--threads", cores));
-    let shape = writer::SMALL;
-    let model = writer::random(shape);
-    let mut report = measure(&model, tokens, threads);
-    report["shape"] = json!(shape.name);
+    let threads = number("--threads").unwrap_or(cores);
+    let wanted = text("--shape").unwrap_or(writer::SMALL.name);
+    let shapes = [writer::SMALL, writer::LARGE];
+    let shape = shapes.into_iter().find(|shape| shape.name == wanted).expect("a shape");
+    if arguments.iter().any(|argument| argument == "--gguf") {
+        println!("{}", json!({ "path": writer::gguf(shape) }));
+        return;
+    }
+    let report = match number("--answer") {
+        Some(tokens) => check(shape, tokens, threads),
+        None => measure(shape, number("--rounds").unwrap_or(7), threads),
+    };
     println!("{report}");
 }
 
-/// Seconds that so many bytes take to be read once, the best of three, on so many threads.
-fn read_floor(bytes: u64, threads: usize) -> f64 {
-    let words = vec![1_u64; (1 << 30) / 8];
-    let read = || {
-        let begin = Instant::now();
-        let sum: u64 = thread::scope(|scope| {
-            let parts = words.chunks(words.len().div_ceil(threads));
-            let parts: Vec<_> = parts
-                .map(|part| {
-                    scope.spawn(move || {
-                        let mut sums = [0_u64; 8];
-                        for eight in part.as_chunks::<8>().0 {
-                            for (sum, word) in sums.iter_mut().zip(eight) {
-                                *sum = sum.wrapping_add(*word);
-                            }
+/// Bytes that are read to see how fast memory is.
+const READ_BYTES: usize = 1 << 29;
+
+/// Seconds that a byte takes to be read, on so many threads.
+fn read_byte_s(words: &[u64], threads: usize) -> f64 {
+    let begin = Instant::now();
+    let sum: u64 = thread::scope(|scope| {
+        let parts = words.chunks(words.len().div_ceil(threads));
+        let parts: Vec<_> = parts
+            .map(|part| {
+                scope.spawn(move || {
+                    let mut sums = [0_u64; 8];
+                    for eight in part.as_chunks::<8>().0 {
+                        for (sum, word) in sums.iter_mut().zip(eight) {
+                            *sum = sum.wrapping_add(*word);
                         }
-                        sums.iter().sum::<u64>()
-                    })
+                    }
+                    sums.iter().sum::<u64>()
                 })
-                .collect();
-            parts.into_iter().map(|part| part.join().expect("a sum")).sum()
-        });
-        assert_eq!(sum, words.len() as u64);
-        begin.elapsed().as_secs_f64()
-    };
-    let best = (0..3).map(|_| read()).fold(f64::INFINITY, f64::min);
-    best * bytes as f64 / (1_u64 << 30) as f64
+            })
+            .collect();
+        parts.into_iter().map(|part| part.join().expect("a sum")).sum()
+    });
+    assert_eq!(sum, words.len() as u64);
+    begin.elapsed().as_secs_f64() / (8 * words.len()) as f64
 }
 
-fn measure(model: &Arc<Model>, tokens: usize, threads: usize) -> Value {
-    let pool = Arc::new(KernelPool::new(threads).expect("the system gives threads"));
-    let mut device = Cpu::new(KernelSet::best(), pool);
-    let positions = 1_024_u32;
-    let limits = Limits {
-        rows_max: PREFILL as u32,
-        outputs_max: 64,
-        pages: TOGETHER as u32 * positions / Decoder::PAGE_ROWS,
-    };
-    let mut decoder = Decoder::load(model, &mut device, limits).expect("memory");
-    let vocabulary = u64::from(decoder.vocabulary());
-    let mut mix = Mix::new(3);
-    let mut text =
-        |len: usize| -> Vec<u32> { (0..len).map(|_| mix.below(vocabulary) as u32).collect() };
-    let prompt = text(PROMPT);
+/// A decoder and its device.
+struct Rig {
+    decoder: Decoder,
+    device: Cpu,
+    mix: Mix,
+}
 
-    // One answer, token by token.
-    let mut context = decoder.begin();
-    let mut sampler = Sampler::new(Sampling::GREEDY, [0; 32]);
-    let begin = Instant::now();
-    let mut logits = decoder.prefill(&mut device, &mut context, &prompt).expect("a prompt");
-    let mut answer = Vec::new();
-    let mut decoding = Instant::now();
-    while answer.len() < tokens {
-        let token = sampler.next(&logits);
-        answer.push(token);
-        if answer.len() == 1 {
-            decoding = Instant::now();
-        }
-        if answer.len() < tokens {
-            let next = decoder.step(&mut device, &mut [(&mut context, token)]);
-            logits = next.expect("a token").remove(0);
-        }
+impl Rig {
+    fn new(model: &Model, threads: usize) -> Self {
+        let pool = Arc::new(KernelPool::new(threads).expect("the system gives threads"));
+        let mut device = Cpu::new(KernelSet::best(), pool);
+        let positions = 1_024_u32;
+        let limits = Limits {
+            rows_max: PREFILL as u32,
+            outputs_max: 64,
+            pages: TOGETHER as u32 * positions / Decoder::PAGE_ROWS,
+        };
+        let decoder = Decoder::load(model, &mut device, limits).expect("memory");
+        Self { decoder, device, mix: Mix::new(3) }
     }
-    let (generate_s, decode_s) = (begin.elapsed().as_secs_f64(), decoding.elapsed().as_secs_f64());
-    decoder.release(context);
 
-    // The same answer, checked by one prefill.
-    let begin = Instant::now();
-    let sampler = Sampler::new(Sampling::GREEDY, [0; 32]);
-    let found = replay(&mut decoder, &mut device, &prompt, &answer, sampler).expect("a text");
-    let check_s = begin.elapsed().as_secs_f64();
-    assert_eq!(found, Replay::Equal, "decode and prefill give the same tokens");
+    fn text(&mut self, len: usize) -> Vec<u32> {
+        let vocabulary = u64::from(self.decoder.vocabulary());
+        (0..len).map(|_| self.mix.below(vocabulary) as u32).collect()
+    }
 
-    let prefill = text(PREFILL);
-    let mut best = f64::INFINITY;
-    for _ in 0..3 {
-        let mut context = decoder.begin();
+    fn prompt(&mut self, len: usize) -> (Context, Vec<i32>) {
+        let (tokens, mut context) = (self.text(len), self.decoder.begin());
+        let logits = self.decoder.prefill(&mut self.device, &mut context, &tokens);
+        (context, logits.expect("a prompt"))
+    }
+
+    /// Seconds of a step of sequences that grow together.
+    fn steps(&mut self, contexts: &mut [Context], steps: usize) -> f64 {
+        let tokens = self.text(steps);
         let begin = Instant::now();
-        let turn = Turn { context: &mut context, tokens: &prefill, outputs: Outputs::Last };
-        decoder.run(&mut device, &mut [turn]).expect("a prompt");
-        best = best.min(begin.elapsed().as_secs_f64());
-        decoder.release(context);
+        for token in tokens {
+            let mut turns: Vec<_> = contexts.iter_mut().map(|context| (context, token)).collect();
+            self.decoder.step(&mut self.device, &mut turns).expect("a token");
+        }
+        begin.elapsed().as_secs_f64() / steps as f64
     }
-    let one = together(&mut decoder, &mut device, &mut text, 1);
-    let many = together(&mut decoder, &mut device, &mut text, TOGETHER);
-    // What a token reads: every matrix once, the embedding's row of the table not counted.
-    let embedding = u64::from(decoder.vocabulary()) * writer::SMALL.hidden as u64;
-    let read_bytes = model.weights_bytes() - embedding;
-    let floor_s = read_floor(read_bytes, threads);
+
+    /// Seconds of an answer to a prompt, and of checking it by one prefill.
+    fn answer(&mut self, tokens: usize) -> (f64, f64) {
+        let prompt = self.text(PROMPT);
+        let mut context = self.decoder.begin();
+        let mut sampler = Sampler::new(Sampling::GREEDY, [0; 32]);
+        let begin = Instant::now();
+        let mut logits =
+            self.decoder.prefill(&mut self.device, &mut context, &prompt).expect("a prompt");
+        let mut answer = vec![sampler.next(&logits)];
+        while answer.len() < tokens {
+            let last = answer[answer.len() - 1];
+            let next = self.decoder.step(&mut self.device, &mut [(&mut context, last)]);
+            logits = next.expect("a token").remove(0);
+            answer.push(sampler.next(&logits));
+        }
+        let generate_s = begin.elapsed().as_secs_f64();
+        self.decoder.release(context);
+        let begin = Instant::now();
+        let sampler = Sampler::new(Sampling::GREEDY, [0; 32]);
+        let found = replay(&mut self.decoder, &mut self.device, &prompt, &answer, sampler);
+        let check_s = begin.elapsed().as_secs_f64();
+        assert_eq!(found.expect("a text"), Replay::Equal, "decode and prefill give the same");
+        (generate_s, check_s)
+    }
+}
+
+/// Everything in turns, round by round, so that whatever slows the machine meets all of it; the median of the rounds.
+fn measure(shape: writer::Shape, rounds: usize, threads: usize) -> Value {
+    let model = writer::random(shape);
+    let mut rig = Rig::new(&model, threads);
+    // What a token reads: every matrix once; of the embedding one row.
+    let embedding = u64::from(rig.decoder.vocabulary()) * shape.hidden as u64;
+    let token_bytes = model.weights_bytes() - embedding;
+    let (weights_bytes, words) = (model.weights_bytes(), vec![1_u64; READ_BYTES / 8]);
+    drop(model);
+    let mut one = vec![rig.prompt(PROMPT).0];
+    let mut many: Vec<Context> = (0..TOGETHER).map(|_| rig.prompt(PROMPT).0).collect();
+    let mut figures: [Vec<f64>; 6] = Default::default();
+    for _ in 0..rounds {
+        let floor_s = read_byte_s(&words, threads) * token_bytes as f64;
+        let one_s = rig.steps(&mut one, STEPS);
+        let many_s = rig.steps(&mut many, STEPS / 4);
+        let begin = Instant::now();
+        let (context, _) = rig.prompt(PREFILL);
+        let prefill_s = begin.elapsed().as_secs_f64();
+        rig.decoder.release(context);
+        let floor_s = floor_s.min(read_byte_s(&words, threads) * token_bytes as f64);
+        let together = TOGETHER as f64;
+        let round = [
+            PREFILL as f64 / prefill_s,
+            1.0 / one_s,
+            together / many_s,
+            together * one_s / many_s,
+            1.0 / floor_s,
+            floor_s / one_s,
+        ];
+        figures.iter_mut().zip(round).for_each(|(all, figure)| all.push(figure));
+    }
+    let [prefill, one, many, many_over_one, floor, share] = figures.map(median);
     json!({
-        "threads": threads, "kernels": KernelSet::best().name(), "weights_bytes": model.weights_bytes(),
-        "prefill_tokens_per_s": PREFILL as f64 / best,
-        "decode_tokens_per_s": (tokens - 1) as f64 / decode_s,
-        "decode_1_tokens_per_s": one, "decode_16_tokens_per_s": many,
-        "decode_16_over_1": many / one,
-        "read_floor_tokens_per_s": 1.0 / floor_s, "share_of_read_floor": one * floor_s,
+        "shape": shape.name, "threads": threads, "kernels": KernelSet::best().name(),
+        "weights_bytes": weights_bytes, "token_bytes": token_bytes, "rounds": rounds,
+        "prefill_tokens_per_s": prefill, "decode_1_tokens_per_s": one,
+        "decode_16_tokens_per_s": many, "decode_16_over_1": many_over_one,
+        "read_floor_tokens_per_s": floor, "share_of_read_floor": share,
+    })
+}
+
+/// What an answer costs, and what its check does.
+fn check(shape: writer::Shape, tokens: usize, threads: usize) -> Value {
+    let mut rig = Rig::new(&writer::random(shape), threads);
+    let (generate_s, check_s) = rig.answer(tokens);
+    json!({
+        "shape": shape.name, "threads": threads, "kernels": KernelSet::best().name(),
         "answer_tokens": tokens, "generate_s": generate_s, "check_s": check_s,
         "check_over_generate": check_s / generate_s,
     })
 }
 
-/// Tokens a second of so many answers that grow together, each behind a prompt of its own.
-fn together(
-    decoder: &mut Decoder,
-    device: &mut dyn Backend,
-    text: &mut impl FnMut(usize) -> Vec<u32>,
-    answers: usize,
-) -> f64 {
-    let mut contexts: Vec<Context> = Vec::new();
-    for _ in 0..answers {
-        let mut context = decoder.begin();
-        decoder.prefill(device, &mut context, &text(PROMPT)).expect("a prompt");
-        contexts.push(context);
-    }
-    let tokens = text(STEPS);
-    let mut step = |token: u32| {
-        let mut turns: Vec<(&mut Context, u32)> =
-            contexts.iter_mut().map(|context| (context, token)).collect();
-        decoder.step(device, &mut turns).expect("a token");
-    };
-    step(tokens[0]);
-    let begin = Instant::now();
-    tokens.iter().for_each(|token| step(*token));
-    let rate = (STEPS * answers) as f64 / begin.elapsed().as_secs_f64();
-    contexts.into_iter().for_each(|context| decoder.release(context));
-    rate
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }

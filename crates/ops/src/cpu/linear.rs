@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Rows that threads take through a linear step together instead of each its own.
-pub(super) const FEW_ROWS: usize = 8;
+pub(super) const FEW_ROWS: usize = 16;
 /// Shares a thread, so that one that is late leaves its rest to others.
 const SHARES: usize = 4;
 /// Weights that are worth a share: reading them takes much longer than meeting.

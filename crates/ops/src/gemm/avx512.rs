@@ -202,7 +202,10 @@ fn tile_rows<const R: usize, const V: usize>(
         }
     }
     for (q, quad) in quads.iter().enumerate() {
-        let weights = quad.each_ref().map(|bytes| load_bytes(bytes));
+        let weights = quad.each_ref().map(|bytes| {
+            prefetch(bytes.as_ptr().wrapping_add(64 * V * BLOCK));
+            load_bytes(bytes)
+        });
         for r in 0..R {
             // SAFETY: every row has as many quads as there are here, by the assertion above.
             let code =
@@ -218,6 +221,13 @@ fn tile_rows<const R: usize, const V: usize>(
             store(acc[r][v], &mut sums[r][v]);
         }
     }
+}
+
+/// Asks for a line of the block that comes next, so that it is on its way while this one is multiplied.
+#[inline(always)]
+fn prefetch(line: *const u8) {
+    // SAFETY: a prefetch reads nothing, whatever the address.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
 }
 
 #[target_feature(enable = "avx512f")]
