@@ -43,13 +43,9 @@ pub(super) fn encode<K: Products>(
     input: Place,
     worker: &mut Worker,
 ) {
-    let depth = layer.shape.depth() as usize;
-    let [codes, low] = &mut worker.codes;
-    codes.set_depth(depth);
-    if layer.shape.a15 {
-        low.set_depth(depth);
-    }
-    for row in 0..part.rows {
+    let (codes, rows) = (&mut worker.codes, part.rows);
+    codes.set_depth(layer.shape.depth() as usize);
+    for row in 0..rows {
         let mut x = part.row(input, row);
         if let Some(factors) = &layer.smooth {
             let smoothed = &mut worker.row[..x.len()];
@@ -57,9 +53,9 @@ pub(super) fn encode<K: Products>(
             x = smoothed;
         }
         let scale = if layer.shape.a15 {
-            let halves = [codes.row_mut(row), low.row_mut(row)];
+            let halves = codes.rows_mut(row, rows + row);
             let scale = k.vectorize(QuantizeFine { x, kmin: KMIN_FINE, halves });
-            arrange(k, low, row);
+            arrange(k, codes, rows + row);
             scale
         } else {
             k.vectorize(Quantize { x, kmin: KMIN, codes: codes.row_mut(row) })
@@ -118,8 +114,8 @@ pub(super) fn spread<K: Products>(
 
 /// The rows of a linear step as codes.
 struct Encoded<'w> {
-    /// High halves or all, and low halves.
-    codes: &'w [CodeRows; 2],
+    /// Of 15-bit ones the high halves of all rows, then the low halves.
+    codes: &'w CodeRows,
     /// Per row, the shift that suits every panel, if one does: most rows are far from saturation, so one look at all panels
     /// spares one at each.
     shifts: [Option<u32>; ROWS],
@@ -127,10 +123,10 @@ struct Encoded<'w> {
 }
 
 impl<'w> Encoded<'w> {
-    fn new(layer: &Layer, codes: &'w [CodeRows; 2], rows: usize) -> Self {
+    fn new(layer: &Layer, codes: &'w CodeRows, rows: usize) -> Self {
         let mut shifts = [None; ROWS];
         for (row, shift) in shifts[..rows].iter_mut().enumerate() {
-            *shift = layer.bounds.shift(codes[0].scale(row), layer.shape.a15);
+            *shift = layer.bounds.shift(codes.scale(row), layer.shape.a15);
         }
         Self { codes, shifts, rows }
     }
@@ -145,15 +141,12 @@ fn panels<K: Products>(
     sums: &mut PanelSums,
     (out, then): (&mut impl Results, Then),
 ) {
-    let PanelSums { tiles: [tile, low_tile], panel } = sums;
-    let [codes, low] = encoded.codes;
     let fine = layer.shape.a15;
+    let rows = if fine { 2 * encoded.rows } else { encoded.rows };
     for index in range {
-        let mut operands = [(codes, tile.as_mut_slice()), (low, low_tile.as_mut_slice())];
-        let operands = &mut operands[..if fine { 2 } else { 1 }];
-        let room = panel.as_mut_slice();
-        let width = layer.panels.multiply(k, (index, encoded.rows), operands, room);
-        let tiles = [tile.as_slice(), low_tile.as_slice()];
+        let width = layer.panels.multiply(k, (index, rows), encoded.codes, sums);
+        let (high, low) = sums.tile.as_slice().split_at(encoded.rows * width);
+        let tiles = if fine { [high, low] } else { [high, high] };
         if fine {
             k.vectorize(Finish::<_, true> { layer, index, encoded, tiles, width, out, then });
         } else {
@@ -196,6 +189,7 @@ struct Finish<'w, R, const FINE: bool> {
     layer: &'w Layer,
     index: usize,
     encoded: &'w Encoded<'w>,
+    /// Sums of the high halves, or all, and of the low halves, which without those are not read.
     tiles: [&'w [i32]; 2],
     width: usize,
     out: &'w mut R,
@@ -211,7 +205,7 @@ impl<L: Lanes, R: Results, const FINE: bool> Work<L> for Finish<'_, R, FINE> {
         let ratios = layer.ratios(index);
         let columns = index * PANEL..((index + 1) * PANEL).min(layer.shape.n as usize);
         for (row, shift) in encoded.shifts[..encoded.rows].iter().enumerate() {
-            let scale = encoded.codes[0].scale(row);
+            let scale = encoded.codes.scale(row);
             let acc = tiles.map(|tile| &tile[row * width..][..width]);
             let (other, y) = out.at(row, columns.clone(), then);
             match shift.or_else(|| ratios.bounds.shift(scale, FINE)) {

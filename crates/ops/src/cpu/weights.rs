@@ -4,7 +4,7 @@ use alloc::{vec, vec::Vec};
 
 use hyperion_primitives::{limits::padded_depth, w8r};
 
-use super::Products;
+use super::{Products, worker::PanelSums};
 use crate::{
     LinearShape, TableCodes, Weights,
     gemm::{
@@ -162,29 +162,27 @@ impl Stored {
         }
     }
 
-    /// Multiplies rows of codes, and perhaps their low halves, by a panel; the sums go into the tiles. Returns its channels.
+    /// Multiplies rows of codes by a panel; the sums go into the tile. Returns its channels.
     #[inline(always)]
     pub(super) fn multiply<K: Products>(
         &self,
         k: K,
         (index, rows): (usize, usize),
-        operands: &mut [(&CodeRows, &mut [i32])],
-        room: &mut [u8],
+        codes: &CodeRows,
+        sums: &mut PanelSums,
     ) -> usize {
+        let PanelSums { tile, panel: room } = sums;
+        let tile = tile.as_mut_slice();
         let panel = match self {
             Self::Wide(panels) => panels.panel(index),
             Self::Narrow(panels) if rows <= K::NARROW_ROWS => {
                 let panel = panels.panel(index);
-                for (codes, tile) in operands {
-                    k.gemm_narrow(panel, codes, 0..rows, tile);
-                }
+                k.gemm_narrow(panel, codes, 0..rows, tile);
                 return panel.width;
             }
-            Self::Narrow(panels) => panels.widened(k, index, room),
+            Self::Narrow(panels) => panels.widened(k, index, room.as_mut_slice()),
         };
-        for (codes, tile) in operands {
-            k.gemm(panel, codes, 0..rows, tile);
-        }
+        k.gemm(panel, codes, 0..rows, tile);
         panel.width
     }
 }

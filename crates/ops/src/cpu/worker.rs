@@ -15,7 +15,7 @@ pub(super) const ROWS: usize = 64;
 /// Greatest sizes among some steps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Need {
-    /// Depth of a linear step on 8-bit codes or on the high halves of 15-bit ones, and on the low halves.
+    /// Depth of a linear step, and of one on 15-bit codes.
     depths: [usize; 2],
     /// Depth of a linear step on weights of four bits.
     narrow: usize,
@@ -47,8 +47,8 @@ impl Room {
 /// What one thread's steps work with.
 #[derive(Debug)]
 pub(super) struct Worker {
-    /// Codes of a linear step's rows: high halves or all, and low halves.
-    pub(super) codes: [CodeRows; 2],
+    /// Codes of a linear step's rows; of 15-bit ones the high halves of all rows, then the low halves.
+    pub(super) codes: CodeRows,
     pub(super) sums: PanelSums,
     pub(super) row: Vec<i32>,
     /// Sums of a row of a pool.
@@ -60,8 +60,8 @@ pub(super) struct Worker {
 /// What the product of some rows and one panel needs.
 #[derive(Debug)]
 pub(super) struct PanelSums {
-    /// The sums, for either half of the rows' codes.
-    pub(super) tiles: [Aligned<i32>; 2],
+    /// The sums, those of low halves behind those of high ones.
+    pub(super) tile: Aligned<i32>,
     /// A panel of weights of four bits, as bytes.
     pub(super) panel: Aligned<u8>,
 }
@@ -115,24 +115,28 @@ impl Need {
         }
     }
 
+    /// Rows of codes: of 15-bit ones two halves.
+    fn code_rows(self) -> [(usize, usize); 2] {
+        [(ROWS, self.depths[0]), (2 * ROWS, self.depths[1])]
+    }
+
     /// Bytes of one worker.
     pub(super) fn bytes(self) -> u64 {
-        let codes: u64 = self.depths.iter().map(|depth| CodeRows::bytes(ROWS, *depth)).sum();
-        let tiles = 2 * Aligned::<i32>::bytes(ROWS * PANEL);
+        let codes = CodeRows::bytes(&self.code_rows());
+        let tile = Aligned::<i32>::bytes(2 * ROWS * PANEL);
         let attention = Head::bytes(self.keys, self.head_dim) + Scratch::bytes(self.keys);
         let private = Aligned::<i32>::bytes(ROWS * self.private);
         let private = private + Aligned::<u8>::bytes(PANEL * self.narrow);
-        codes + tiles + private + attention + 12 * self.width as u64
+        codes + tile + private + attention + 12 * self.width as u64
     }
 }
 
 impl Worker {
     fn new(need: Need) -> Option<Self> {
-        let [all, low] = need.depths.map(|depth| CodeRows::new(ROWS, depth));
         Some(Self {
-            codes: [all?, low?],
+            codes: CodeRows::new(&need.code_rows())?,
             sums: PanelSums {
-                tiles: [Aligned::new(ROWS * PANEL)?, Aligned::new(ROWS * PANEL)?],
+                tile: Aligned::new(2 * ROWS * PANEL)?,
                 panel: Aligned::new(PANEL * need.narrow)?,
             },
             row: vec![0; need.width],

@@ -94,17 +94,26 @@ pub(crate) struct CodeRows {
 }
 
 impl CodeRows {
-    /// Bytes that `rows` rows of `depth` codes take.
-    pub(crate) fn bytes(rows: usize, depth: usize) -> u64 {
-        let row = blocks(depth) * size_of::<Plan>() + size_of::<RowScale>();
-        Aligned::<i8>::bytes(rows * depth) + (rows * row) as u64
+    /// Bytes that room for each of these numbers of rows, of so many codes, takes.
+    pub(crate) fn bytes(sizes: &[(usize, usize)]) -> u64 {
+        let [codes, plans, rows] = Self::room(sizes);
+        let rest = plans * size_of::<Plan>() + rows * size_of::<RowScale>();
+        Aligned::<i8>::bytes(codes) + rest as u64
     }
 
-    /// Room for `rows` rows of `depth` codes, a multiple of 32; `None` when there is no memory.
-    pub(crate) fn new(rows: usize, depth: usize) -> Option<Self> {
-        let codes = Aligned::new(rows * depth)?;
-        let plans = vec![Plan::default(); rows * blocks(depth)];
-        Some(Self { depth, codes, plans, scales: vec![RowScale::default(); rows] })
+    /// Room for each of some numbers of rows, of so many codes, a multiple of 32; `None` when there is no memory.
+    pub(crate) fn new(sizes: &[(usize, usize)]) -> Option<Self> {
+        let [codes, plans, rows] = Self::room(sizes);
+        let (codes, plans) = (Aligned::new(codes)?, vec![Plan::default(); plans]);
+        Some(Self { depth: 0, codes, plans, scales: vec![RowScale::default(); rows] })
+    }
+
+    /// Most codes, plans and rows.
+    fn room(sizes: &[(usize, usize)]) -> [usize; 3] {
+        let most = |of: fn((usize, usize)) -> usize| sizes.iter().copied().map(of).max();
+        let codes = most(|(rows, depth)| rows * depth);
+        [codes, most(|(rows, depth)| rows * blocks(depth)), most(|(rows, _)| rows)]
+            .map(Option::unwrap_or_default)
     }
 
     /// Uses the same room for rows of another depth.
@@ -115,6 +124,12 @@ impl CodeRows {
     /// The codes of a row, to be written.
     pub(crate) fn row_mut(&mut self, row: usize) -> &mut [i8] {
         &mut self.codes.as_mut_slice()[row * self.depth..][..self.depth]
+    }
+
+    /// The codes of two rows, the first before the second, to be written.
+    pub(crate) fn rows_mut(&mut self, first: usize, second: usize) -> [&mut [i8]; 2] {
+        let (before, from) = self.codes.as_mut_slice().split_at_mut(second * self.depth);
+        [&mut before[first * self.depth..][..self.depth], &mut from[..self.depth]]
     }
 
     /// Sets the step of a row.

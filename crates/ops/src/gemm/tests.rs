@@ -57,7 +57,8 @@ fn check(k: impl Products) {
                 w8r::encode(codes, bytes);
             }
             let panels = Panels::new(&committed, cols, depth).unwrap();
-            let mut packed = CodeRows::new(rows, depth).unwrap();
+            let mut packed = CodeRows::new(&[(rows, depth)]).unwrap();
+            packed.set_depth(depth);
             packed.set_depth(depth);
             let mut lhs = Vec::new();
             for row in 0..rows {
