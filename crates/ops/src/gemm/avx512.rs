@@ -227,7 +227,7 @@ fn tile_rows<const R: usize, const V: usize>(
 #[inline(always)]
 fn prefetch(line: *const u8) {
     // SAFETY: a prefetch reads nothing, whatever the address.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) }
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
 }
 
 #[target_feature(enable = "avx512f")]
