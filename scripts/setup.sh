@@ -4,7 +4,7 @@
 #
 #   scripts/setup.sh          tool chain and the MiniLM model (what `make demo` needs)
 #   scripts/setup.sh tests    also the Python environment and the Solidity compiler (what `make test` needs)
-#   scripts/setup.sh peers    also the programs that benchmarks compare with (what `cargo xtask show M3` needs)
+#   scripts/setup.sh peers    also the programs that benchmarks compare with (what `cargo xtask show M3` and L3 need)
 #   scripts/setup.sh cuda     also NVIDIA's compilers (what `make check-cuda` needs)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -157,6 +157,8 @@ if ! minilm; then
 fi
 if [ "${1:-}" = peers ]; then
     environment peers bench/peers/requirements.txt
+    # llama.cpp is compiled for this machine's own instructions, some minutes of work.
+    CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF" environment llama bench/peers/llama.txt
 fi
 if [ "${1:-}" = tests ]; then
     command -v npm >/dev/null || debian nodejs npm

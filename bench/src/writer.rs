@@ -166,10 +166,10 @@ fn write_gguf(shape: Shape, path: &Path) -> io::Result<()> {
         match dims.get(1) {
             None => (0..elements).for_each(|_| bytes.extend(1_f32.to_le_bytes())),
             Some(columns) => {
-                // Uniform codes with the variance 1 / columns, and scales up to 3/8 above and below.
+                // Uniform codes with the variance 1 / columns, and scales up to a quarter below and 3/16 above.
                 let step = (3.0 / *columns as f32).sqrt() / 127.0;
                 for _ in 0..elements / BLOCK {
-                    let scale = step * (1.0 + mix.i32(2) as f32 / 8.0);
+                    let scale = step * (1.0 + mix.i32(2) as f32 / 16.0);
                     bytes.extend(half_bits(scale).to_le_bytes());
                     for _ in 0..BLOCK / 8 {
                         bytes.extend(

@@ -200,9 +200,14 @@ impl Bench {
         json_of(command.args(arguments), binary)
     }
 
-    /// Runs a Python program of `bench/peers` in its own environment.
-    pub(crate) fn peer(&self, script: &str, arguments: &[&str]) -> Result<Value> {
-        let python = cache().join("peers/bin/python");
+    /// Runs a Python program of `bench/peers` in the environment that `scripts/setup.sh peers` makes for it.
+    pub(crate) fn peer(
+        &self,
+        environment: &str,
+        script: &str,
+        arguments: &[&str],
+    ) -> Result<Value> {
+        let python = cache().join(environment).join("bin/python");
         if !python.exists() {
             bail!("the peers are not installed; run `scripts/setup.sh peers` first");
         }

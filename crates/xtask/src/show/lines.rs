@@ -125,8 +125,11 @@ fn speed(bench: &Bench) -> Result<Measured> {
     let minilm = bench.minilm()?;
     let seconds = if bench.short { "1" } else { "5" };
     let ours = bench.rust("minilm", &["--minilm", &minilm, "--seconds", seconds])?;
-    let peer = bench
-        .peer("minilm_onnx.py", &[&minilm, "--shapes", "1x128,8x128", "--seconds", seconds])?;
+    let peer = bench.peer(
+        "peers",
+        "minilm_onnx.py",
+        &[&minilm, "--shapes", "1x128,8x128", "--seconds", seconds],
+    )?;
     let again = bench.rust("minilm", &["--minilm", &minilm, "--seconds", seconds])?;
     let gemm = bench.rust("ops", &["--only", "gemm"])?;
     let mut checks = Vec::new();

@@ -47,31 +47,62 @@ pub(super) fn decoders(bench: &Bench) -> Result<Measured> {
 pub(super) fn speed(bench: &Bench) -> Result<Measured> {
     let seconds = if bench.short { "0.5" } else { "5" };
     let narrow = bench.rust("narrow", &["--seconds", seconds])?;
-    let whole = bench.rust("generation", &["--tokens", if bench.short { "64" } else { "256" }])?;
-    let mut checks = vec![
-        Check::at_least(
-            "1.1B: decode over the memory-read floor",
-            number(&whole["share_of_read_floor"])?,
-            0.85,
-        ),
-        Check::at_least(
-            "1.1B: 16 answers at once over one",
-            number(&whole["decode_16_over_1"])?,
-            5.0,
-        ),
-    ];
+    let mut checks = Vec::new();
+    let mut shapes = serde_json::Map::new();
+    for shape in if bench.short { &["1.1B"][..] } else { &["1.1B", "8B-quarter"] } {
+        shapes.insert((*shape).to_owned(), decoder(bench, shape, &mut checks)?);
+    }
     for (shape, found) in narrow["shapes"].as_object().context("`narrow` names no shape")? {
         let ratio = number(&found["over_eight_bits"])?;
         checks.push(Check::at_least(format!("{shape}, one row: four bits over eight"), ratio, 1.7));
     }
-    // What the line asks for and nothing here measures yet: llama.cpp and candle beside it, and the shape of 8B.
-    checks.push(Check::equal("peers measured in the same run", 0, 2));
-    Ok(Measured { figures: json!({ "narrow": narrow, "generation": whole }), checks })
+    Ok(Measured { figures: json!({ "narrow": narrow, "decoders": shapes }), checks })
+}
+
+/// One shape, ours and llama.cpp's twice in turns, and candle's where its weights in f32 fit.
+fn decoder(bench: &Bench, shape: &str, checks: &mut Vec<Check>) -> Result<Value> {
+    let file = bench.rust("generation", &["--gguf", "--shape", shape])?;
+    let file = file["path"].as_str().context("`generation --gguf` names no file")?.to_owned();
+    let rounds = if bench.short { "3" } else { "9" };
+    let (mut ours, mut llama) = (Vec::new(), Vec::new());
+    for _ in 0..if bench.short { 1 } else { 2 } {
+        ours.push(bench.rust("generation", &["--shape", shape, "--rounds", rounds])?);
+        llama.push(bench.peer("llama", "decoder_llama.py", &[&file])?);
+    }
+    let best = |runs: &[Value], key: &str| -> Result<f64> {
+        let figures: Vec<f64> = runs.iter().map(|run| number(&run[key])).collect::<Result<_>>()?;
+        Ok(figures.into_iter().fold(0.0, f64::max))
+    };
+    for (what, key, goal) in [
+        ("decode of one", "decode_1_tokens_per_s", 1.0),
+        ("prefill of 512", "prefill_tokens_per_s", 1.5),
+    ] {
+        let ratio = best(&ours, key)? / best(&llama, key)?;
+        checks.push(Check::at_least(format!("{shape}: {what} over llama.cpp Q8_0"), ratio, goal));
+    }
+    let together = best(&ours, "decode_16_tokens_per_s")?;
+    let theirs = best(&llama, "decode_together_tokens_per_s")?;
+    let name = format!("{shape}: decode of sixteen over llama.cpp Q8_0");
+    checks.push(Check::told(name, together / theirs));
+    for (what, key, goal) in [
+        ("decode of one over the memory-read floor", "share_of_read_floor", 0.85),
+        ("sixteen answers at once over one", "decode_16_over_1", 5.0),
+    ] {
+        let figure = best(&ours, key)?;
+        checks.push(Check::at_least(format!("{shape}: {what}"), figure, goal));
+    }
+    let candle = (shape == "1.1B").then(|| bench.rust("candle_llama", &[&file])).transpose()?;
+    if let Some(candle) = &candle {
+        let theirs = number(&candle["prefill_tokens_per_s"])?;
+        let ratio = best(&ours, "prefill_tokens_per_s")? / theirs;
+        checks.push(Check::at_least(format!("{shape}: prefill over candle f32"), ratio, 2.5));
+    }
+    Ok(json!({ "ours": ours, "llama_cpp": llama, "candle": candle }))
 }
 
 pub(super) fn checking(bench: &Bench) -> Result<Measured> {
-    let figures =
-        bench.rust("generation", &["--tokens", if bench.short { "64" } else { "256" }])?;
+    let tokens = if bench.short { "64" } else { "256" };
+    let figures = bench.rust("generation", &["--answer", tokens])?;
     let share = number(&figures["check_over_generate"])?;
     let checks = vec![Check::at_most("checking over generating", share, 0.2)];
     Ok(Measured { figures, checks })
