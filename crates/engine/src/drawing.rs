@@ -2,12 +2,10 @@
 
 use hyperion_model::Sampler;
 use hyperion_primitives::B256;
+pub use hyperion_verify::claim::PENALISED_TOKENS_MAX;
 use hyperion_verify::{Manifest, Sampling, claim::stop_hash};
 
 use crate::Invalid;
-
-/// Tokens of an answer at most where penalties count its tokens: whoever checks a draw has to open all of them.
-pub const PENALISED_TOKENS_MAX: u32 = 4096;
 
 /// How a generator draws an answer, and the ids that end it; the whole of what the sampling hash covers.
 #[derive(Clone, Debug, PartialEq, Eq)]

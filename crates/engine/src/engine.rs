@@ -1,7 +1,6 @@
 //! The handle that the rest of the program holds.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -16,12 +15,11 @@ use hyperion_primitives::{
     Address, B256, ClaimDigest, ModelId, RequestId, input_hash, tensor_root,
 };
 use hyperion_verify::{Domain, Request, SignedClaim, claim::TIER_MAX};
-use parking_lot::Mutex;
 
 use crate::{
     ClaimSink, Class, Clock, Content, DeviceStats, Drawing, EngineConfig, EngineError, EngineStats,
-    Evidence, Failure, InferError, Invalid, Job, ModelInfo, ModelStats, OnBatch, OnDone, OnLogged,
-    OnOutput, OnTokens, Pushback, Registry, RequestStatus, SignError, Signer, Unready,
+    Evidence, Failure, InferError, Invalid, Job, ModelInfo, ModelStats, OnDone, OnLogged, OnOutput,
+    OnTokens, Pushback, Registry, RequestStatus, SignError, Signer, Unready,
     claim::Notary,
     generator,
     machine::{Ask, Machine, Submitted, TicketId, Waiter, Work},
@@ -329,7 +327,7 @@ impl Engine {
     }
 
     /// Checks an input and hashes it.
-    fn work(
+    pub(crate) fn work(
         &self,
         model: ModelId,
         input: Arc<[u8]>,
@@ -471,49 +469,6 @@ impl Engine {
         let waiter = Waiter::Output(Box::new(move |outcome| drop(tell.send(outcome))));
         self.put(None, work, waiter)?;
         Ok(told.recv().unwrap_or(Err(Failure::Draining))?)
-    }
-
-    /// Runs the calls of a block before all other work; equal calls once, known ones not at all. No claim is
-    /// signed. `done` may be called before this returns.
-    pub fn run_batch(&self, calls: Vec<(ModelId, Arc<[u8]>)>, done: OnBatch) {
-        let mut distinct: BTreeMap<Content, (Work, Vec<usize>)> = BTreeMap::new();
-        let mut outputs: Vec<Option<Result<Arc<Tensor>, InferError>>> = Vec::new();
-        for (at, (model, input)) in calls.into_iter().enumerate() {
-            let work = self.work(model, input, None, Class::Chain);
-            outputs.push(work.as_ref().err().map(|invalid| Err(invalid.clone().into())));
-            if let Ok(work) = work {
-                distinct.entry(work.content).or_insert_with(|| (work, Vec::new())).1.push(at);
-            }
-        }
-        let left = distinct.len() + 1;
-        let gather = Arc::new(Mutex::new(Gather { outputs, left, done: Some(done) }));
-        let mut misses = Vec::new();
-        for (content, (work, places)) in distinct {
-            match self.shell.memo.get(&content) {
-                Some(output) => Gather::put(&gather, &places, &Ok(output)),
-                None => misses.push((work, places)),
-            }
-        }
-        // In one event, so that they leave together.
-        let refused = self.shell.event(|machine, now_us| {
-            let mut refused = Vec::new();
-            for (work, places) in misses {
-                let (gather, own) = (Arc::clone(&gather), places.clone());
-                let waiter = move |outcome: Result<_, Failure>| {
-                    Gather::put(&gather, &own, &outcome.map_err(InferError::from));
-                };
-                let waiter = Waiter::Output(Box::new(waiter));
-                if let Err(pushback) = machine.submit(None, work, waiter, None, 0, now_us) {
-                    refused.push((pushback, places));
-                }
-            }
-            refused
-        });
-        for (pushback, places) in refused {
-            Gather::put(&gather, &places, &Err(pushback.into()));
-        }
-        // The caller's own share: from here on the last output calls back.
-        Gather::put(&gather, &[], &Err(Failure::Draining.into()));
     }
 
     /// The output of a call without sampling, if it is remembered.
@@ -681,34 +636,4 @@ fn fill(name: &'static str, got: &mut B256, want: B256) -> Result<(), Invalid> {
 
 fn field<T>(field: &'static str, why: String) -> Result<T, Invalid> {
     Err(Invalid::Field { field, why })
-}
-
-/// The outputs of a block's calls as they come in.
-struct Gather {
-    outputs: Vec<Option<Result<Arc<Tensor>, InferError>>>,
-    /// Distinct calls without an outcome, and one for the caller who is still handing them in.
-    left: usize,
-    done: Option<OnBatch>,
-}
-
-impl Gather {
-    /// Puts an outcome to its places; the last one calls the block back, without the lock.
-    fn put(gather: &Mutex<Self>, places: &[usize], outcome: &Result<Arc<Tensor>, InferError>) {
-        let mut held = gather.lock();
-        for place in places {
-            held.outputs[*place] = Some(outcome.clone());
-        }
-        held.left -= 1;
-        let last = if held.left == 0 { held.done.take() } else { None };
-        let outputs = last.is_some().then(|| std::mem::take(&mut held.outputs));
-        drop(held);
-        if let (Some(done), Some(outputs)) = (last, outputs) {
-            done(
-                outputs
-                    .into_iter()
-                    .map(|output| output.unwrap_or(Err(Failure::Draining.into())))
-                    .collect(),
-            );
-        }
-    }
 }

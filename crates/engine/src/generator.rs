@@ -6,11 +6,13 @@
 //!        3. one run; a token is drawn for each answer of 1, and for each whose prompt ended in 2
 //! ```
 //!
+//! A block's calls have 1 and 2 to themselves before all others: they find rows, and pages, as if nobody else were there.
+//!
 //! No choice here changes a bit of any answer: however rows are cut and mixed, the logits are those of one prefill
 //! (`docs/exact-inference.md`, "cache"). So a prompt that begins like an earlier text takes over its pages, an answer whose pages
 //! others need begins anew later, and a proposal counts exactly when it is the token that is drawn.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use hyperion_model::{Context, Decoder, Limits, Model, ModelError, Outputs, Sampler, Tensor, Turn};
 use hyperion_ops::Backend;
@@ -18,7 +20,7 @@ use hyperion_primitives::Dtype;
 
 use self::{draft::Draft, prefixes::Prefixes};
 use crate::{
-    Drawing, EngineConfig,
+    Class, Drawing, EngineConfig,
     known::ids,
     machine::{Joined, LeaseId, Progress, Step},
 };
@@ -61,6 +63,15 @@ struct Running {
     ahead: Option<Context>,
     drawing: Arc<Drawing>,
     sampler: Sampler,
+    /// Whether it is a block's call.
+    is_chain: bool,
+}
+
+/// What is left of a step.
+#[derive(Debug)]
+struct Room {
+    rows: usize,
+    outputs: usize,
 }
 
 impl Running {
@@ -96,7 +107,7 @@ struct Piece {
 pub(crate) struct Generator {
     decoder: Decoder,
     draft: Option<Draft>,
-    /// In the order in which they joined.
+    /// A block's calls, then the others; each in the order in which they joined.
     running: Vec<Running>,
     prefixes: Prefixes,
     prompt_rows_max: usize,
@@ -160,7 +171,9 @@ impl Generator {
     pub(crate) fn join(&mut self, joined: Joined) {
         let tokens = ids(&joined.prompt);
         let sampler = joined.drawing.sampler(joined.seed);
-        self.running.push(Running {
+        let is_chain = joined.class == Class::Chain;
+        let place = if is_chain { self.blocks() } else { self.running.len() };
+        let running = Running {
             lease: joined.lease,
             prompt: tokens.len(),
             tokens,
@@ -168,7 +181,14 @@ impl Generator {
             ahead: None,
             drawing: joined.drawing,
             sampler,
-        });
+            is_chain,
+        };
+        self.running.insert(place, running);
+    }
+
+    /// How many of the running are a block's.
+    fn blocks(&self) -> usize {
+        self.running.partition_point(|running| running.is_chain)
     }
 
     /// Gives an answer up; what was cached of it is free at once.
@@ -215,56 +235,83 @@ impl Generator {
     /// What of each answer goes into the next run.
     fn pieces(&mut self, mut proposals: Vec<(usize, Vec<u32>)>) -> Vec<Piece> {
         let Limits { rows_max, outputs_max, .. } = self.decoder.limits();
-        let (mut rows, mut outputs) = (rows_max as usize, outputs_max as usize);
-        let drawing = self.running.iter().enumerate().filter(|(_, running)| running.is_drawing());
-        let mut pieces: Vec<Piece> = drawing
-            .take(rows.min(outputs))
-            .map(|(at, running)| Piece {
-                at,
-                tokens: running.unread().to_vec(),
-                outputs: Outputs::Last,
-                proposed: 0,
-            })
-            .collect();
-        (rows, outputs) = (rows - pieces.len(), outputs - pieces.len());
-        for piece in &mut pieces {
+        let mut room = Room { rows: rows_max as usize, outputs: outputs_max as usize };
+        let mut pieces = Vec::new();
+        let blocks = self.blocks();
+        for places in [0..blocks, blocks..self.running.len()] {
+            self.draws(places.clone(), &mut proposals, &mut room, &mut pieces);
+            self.prompts(places, &mut room, &mut pieces);
+        }
+        pieces
+    }
+
+    /// A token of each answer that has read its prompt, and what was proposed behind it.
+    fn draws(
+        &self,
+        places: Range<usize>,
+        proposals: &mut Vec<(usize, Vec<u32>)>,
+        room: &mut Room,
+        pieces: &mut Vec<Piece>,
+    ) {
+        let running = &self.running[places.clone()];
+        // The oldest has a row in every step: it is what goes on when nothing else can.
+        let kept = usize::from(running.first().is_some_and(|oldest| !oldest.is_drawing()));
+        let most = room.rows.min(room.outputs).saturating_sub(kept);
+        let drawing = places.zip(running).filter(|(_, running)| running.is_drawing());
+        let before = pieces.len();
+        pieces.extend(drawing.take(most).map(|(at, running)| Piece {
+            at,
+            tokens: running.unread().to_vec(),
+            outputs: Outputs::Last,
+            proposed: 0,
+        }));
+        let drawn = pieces.len() - before;
+        *room = Room { rows: room.rows - drawn, outputs: room.outputs - drawn };
+        for piece in &mut pieces[before..] {
             let Some(place) = proposals.iter().position(|(at, _)| *at == piece.at) else {
                 continue;
             };
             let (_, mut tokens) = proposals.swap_remove(place);
-            tokens.truncate(rows.min(outputs));
-            (rows, outputs) = (rows - tokens.len(), outputs - tokens.len());
+            tokens.truncate(room.rows.min(room.outputs).saturating_sub(kept));
+            room.rows -= tokens.len();
+            room.outputs -= tokens.len();
             if !tokens.is_empty() {
                 piece.proposed = tokens.len();
                 piece.tokens.extend(tokens);
                 piece.outputs = Outputs::All;
             }
         }
+    }
+
+    /// Pieces of prompts, the oldest answer first.
+    fn prompts(&mut self, places: Range<usize>, room: &mut Room, pieces: &mut Vec<Piece>) {
         // A long prompt does not hold up those who wait for their next token.
-        let mut rows = if pieces.is_empty() { rows } else { rows.min(self.prompt_rows_max) };
-        for at in 0..self.running.len() {
+        let most = if pieces.is_empty() { usize::MAX } else { self.prompt_rows_max };
+        let mut rows = room.rows.min(most);
+        for at in places {
             if self.running[at].is_drawing() || rows == 0 {
                 continue;
             }
-            if self.running[at].context.is_empty() && !self.begin(at, pieces.is_empty()) {
+            let must = at == 0 || pieces.is_empty();
+            if self.running[at].context.is_empty() && !self.begin(at, must) {
                 break;
             }
             let unread = self.running[at].unread();
             let ends = unread.len() <= rows;
-            if ends && outputs == 0 {
+            if ends && room.outputs == 0 {
                 continue;
             }
             let tokens = unread[..unread.len().min(rows)].to_vec();
             rows -= tokens.len();
-            outputs -= usize::from(ends);
+            room.rows -= tokens.len();
+            room.outputs -= usize::from(ends);
             let outputs = if ends { Outputs::Last } else { Outputs::None };
             pieces.push(Piece { at, tokens, outputs, proposed: 0 });
         }
-        pieces
     }
 
     /// Begins to read a prompt, from where an earlier text that begins alike ends; `false` while others' pages leave no room for
-    /// it. It `must` where nothing else is in the step.
+    /// it. It `must` where nothing else is in the step. Others give way to a block's call.
     fn begin(&mut self, at: usize, must: bool) -> bool {
         let alike = self.prefixes.find(
             &self.running[at].tokens,
@@ -274,17 +321,29 @@ impl Generator {
             let forked = self.decoder.fork(context, tokens);
             self.running[at].context = forked;
         }
-        // A page more for each that runs: they grow meanwhile.
+        // A page more for each that does not give way: they grow meanwhile.
         let running = &self.running[at];
-        let wanted = Decoder::pages_missing(&running.context, running.unread().len());
-        let wanted = wanted + self.running.len();
-        while self.decoder.free_pages() < wanted && self.prefixes.evict(&mut self.decoder) {}
+        let beside = if running.is_chain { self.blocks() } else { self.running.len() };
+        let wanted = Decoder::pages_missing(&running.context, running.unread().len()) + beside;
+        while self.decoder.free_pages() < wanted
+            && (self.prefixes.evict(&mut self.decoder) || self.preempt(beside).is_some())
+        {}
         if must || self.decoder.free_pages() >= wanted {
             return true;
         }
         let begun = std::mem::replace(&mut self.running[at].context, self.decoder.begin());
         self.decoder.release(begun);
         false
+    }
+
+    /// Takes its pages from the answer that is last of those from a place on, which begins anew when there is room.
+    fn preempt(&mut self, first: usize) -> Option<usize> {
+        let holds = |at: &usize| !self.running[*at].context.is_empty();
+        let last = (first..self.running.len()).rev().find(holds)?;
+        let context = std::mem::replace(&mut self.running[last].context, self.decoder.begin());
+        let ahead = self.running[last].ahead.take();
+        self.release(context, ahead);
+        Some(last)
     }
 
     /// Frees pages until the pieces have theirs: of texts that have ended, then of the answers that joined last, which
@@ -304,14 +363,10 @@ impl Generator {
                 continue;
             }
             // The oldest goes on: a context of its length always fits.
-            let holds = |at: &usize| !self.running[*at].context.is_empty();
-            let Some(last) = (1..self.running.len()).rev().find(holds) else {
-                pieces.truncate(1);
+            let Some(last) = self.preempt(1) else {
+                pieces.retain(|piece| piece.at == 0);
                 return;
             };
-            let context = std::mem::replace(&mut self.running[last].context, self.decoder.begin());
-            let ahead = self.running[last].ahead.take();
-            self.release(context, ahead);
             pieces.retain(|piece| piece.at != last);
         }
     }

@@ -7,6 +7,7 @@
 mod attach;
 mod batch;
 mod bell;
+mod block;
 mod claim;
 mod clock;
 mod config;
@@ -30,6 +31,7 @@ mod worker;
 
 pub use attach::{Attachment, Breach, OnWake, Outcome};
 pub use batch::{has_room, is_due};
+pub use block::BlockCall;
 pub use clock::{Clock, ManualClock};
 pub use config::{BatchLimits, EngineConfig};
 pub use drawing::{Drawing, PENALISED_TOKENS_MAX};

@@ -167,6 +167,8 @@ impl fmt::Debug for Dropped {
 /// What the outside owes the machine after an event.
 #[derive(Debug, Default)]
 pub struct Effects {
+    /// Answers that were generated, to be remembered before anybody is told.
+    pub generated: Vec<(Content, Arc<Tensor>)>,
     /// Waiters to be told, in this order.
     pub calls: Vec<Call>,
     /// Closures to be dropped.

@@ -118,6 +118,9 @@ impl Shell {
     }
 
     fn perform(&self, effects: Effects) {
+        for (content, output) in &effects.generated {
+            self.memo.insert(*content, output);
+        }
         for device in effects.wake {
             match self.bells.get(device) {
                 Some(bell) => bell.ring(),

@@ -182,11 +182,8 @@ impl Worker {
         }
     }
 
-    /// Has what a run left claimed, remembered and settled.
+    /// Has what a run left claimed and settled.
     fn conclude(shell: &Shell, finished: Finished) {
-        for to_sign in &finished.to_sign {
-            shell.memo.insert(to_sign.content, &to_sign.output);
-        }
         shell.finish(finished.to_sign, !finished.more);
         for dispute in &finished.disputes {
             shell.settle(dispute);

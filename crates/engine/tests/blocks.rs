@@ -11,13 +11,11 @@ use common::{
     device::scripted,
     model::{classifier, encoder, pixels, tokens},
 };
-use hyperion_engine::{EngineConfig, InferError, Invalid};
+use hyperion_engine::{BlockCall, EngineConfig, InferError, Invalid};
 use hyperion_model::Tensor;
 use hyperion_primitives::{B256, Dtype, ModelId, input_hash, tensor_root};
 
-type Call = (ModelId, Arc<[u8]>);
-
-fn run(setup: &Setup, calls: Vec<Call>) -> Vec<Result<Arc<Tensor>, InferError>> {
+fn run(setup: &Setup, calls: Vec<BlockCall>) -> Vec<Result<Arc<Tensor>, InferError>> {
     let (tell, told) = channel();
     setup.engine.run_batch(calls, Box::new(move |outputs| tell.send(outputs).unwrap()));
     told.recv().unwrap()
@@ -29,18 +27,18 @@ fn outputs_come_in_the_order_of_the_calls_and_equal_calls_run_once() {
     let models = vec![classifier(1), encoder(2)];
     let setup = Setup::new(config(), models.clone(), vec![Box::new(device)]);
     let [images, texts] = [models[0].id(), models[1].id()];
-    let calls: Vec<Call> = vec![
-        (texts, tokens(1, 7).into()),
-        (images, pixels(1, 2).into()),
-        (texts, tokens(1, 7).into()),
-        (images, pixels(2, 1).into()),
+    let calls: Vec<BlockCall> = vec![
+        BlockCall::plain(texts, tokens(1, 7)),
+        BlockCall::plain(images, pixels(1, 2)),
+        BlockCall::plain(texts, tokens(1, 7)),
+        BlockCall::plain(images, pixels(2, 1)),
     ];
     let before = script.runs();
     let outputs: Vec<_> = run(&setup, calls.clone()).into_iter().map(Result::unwrap).collect();
     assert_eq!(script.runs(), before + 2, "one batch per model");
     assert_eq!(outputs[0], outputs[2]);
     for (call, output) in calls.iter().zip(&outputs) {
-        assert_eq!(setup.engine.infer_now(call.0, &call.1).unwrap(), *output);
+        assert_eq!(setup.engine.infer_now(call.model, &call.input).unwrap(), *output);
     }
     assert_eq!(run(&setup, calls).into_iter().map(Result::unwrap).collect::<Vec<_>>(), outputs);
     assert_eq!(script.runs(), before + 2, "what is remembered needs no device");
@@ -55,10 +53,10 @@ fn one_bad_call_spoils_no_other() {
     let setup = Setup::classifier(config(), scripted(u64::MAX).0);
     let model = setup.models[0].id();
     let nobody = ModelId(B256::repeat_byte(1));
-    let calls: Vec<Call> = vec![
-        (nobody, pixels(1, 1).into()),
-        (model, pixels(1, 1).into()),
-        (model, pixels(1, 1)[1..].into()),
+    let calls: Vec<BlockCall> = vec![
+        BlockCall::plain(nobody, pixels(1, 1)),
+        BlockCall::plain(model, pixels(1, 1)),
+        BlockCall::plain(model, &pixels(1, 1)[1..]),
     ];
     let outputs = run(&setup, calls);
     assert_eq!(outputs[0], Err(Invalid::ModelNotFound(nobody.to_string()).into()));
@@ -72,7 +70,7 @@ fn a_block_larger_than_a_batch_runs_in_several() {
     let setup =
         Setup::classifier(EngineConfig { batch_jobs_max: 8, ..config() }, scripted(u64::MAX).0);
     let model = setup.models[0].id();
-    let calls = (0..20).map(|seed| (model, Arc::from(pixels(seed, 1)))).collect();
+    let calls = (0..20).map(|seed| BlockCall::plain(model, pixels(seed, 1))).collect();
     assert!(run(&setup, calls).iter().all(Result::is_ok));
     let stats = &setup.engine.stats().models[0];
     assert!(stats.batches >= 3, "{}", stats.batches);
@@ -83,6 +81,6 @@ fn a_block_larger_than_a_batch_runs_in_several() {
 fn a_block_is_still_served_while_the_engine_drains() {
     let setup = Setup::classifier(config(), scripted(u64::MAX).0);
     setup.engine.drain(u64::MAX);
-    let call = (setup.models[0].id(), Arc::from(pixels(1, 1)));
+    let call = BlockCall::plain(setup.models[0].id(), pixels(1, 1));
     assert!(run(&setup, vec![call])[0].is_ok());
 }

@@ -2,14 +2,12 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use common::{
     Setup, config,
     device::{Script, scripted},
     model::pixels,
 };
-use hyperion_engine::{Class, EngineConfig, KeyId, Pushback, Ticket};
+use hyperion_engine::{BlockCall, Class, EngineConfig, KeyId, Pushback, Ticket};
 
 /// A setup whose device is busy until the script opens the gate.
 fn busy(config: EngineConfig) -> (Setup, Script, Ticket) {
@@ -53,7 +51,7 @@ fn a_class_goes_before_the_next_and_within_a_class_the_first_comes_first() {
     let jobs =
         classes.iter().zip(0..).map(|(class, seed)| setup.job(&pixels(seed, 1)).class(*class));
     let _waiting: Vec<_> = jobs.map(|job| setup.submit(job)).collect();
-    let call = (setup.models[0].id(), Arc::from(pixels(4, 1)));
+    let call = BlockCall::plain(setup.models[0].id(), pixels(4, 1));
     setup.engine.run_batch(vec![call], Box::new(drop));
     script.open();
     setup.engine.drain(u64::MAX);
@@ -70,7 +68,7 @@ fn a_block_is_never_refused_for_want_of_room() {
     assert!(setup.try_submit(setup.job(&pixels(1, 1))).is_err());
     let (tell, told) = std::sync::mpsc::channel();
     let model = setup.models[0].id();
-    let calls = (10..60).map(|seed| (model, Arc::from(pixels(seed, 1)))).collect();
+    let calls = (10..60).map(|seed| BlockCall::plain(model, pixels(seed, 1))).collect();
     setup.engine.run_batch(calls, Box::new(move |outputs| tell.send(outputs).unwrap()));
     assert_eq!(setup.engine.stats().models[0].queued, [50, 0, 1]);
     script.open();

@@ -9,7 +9,7 @@ use common::{
     device::scripted,
     model::{classifier, encoder, pixels, tokens},
 };
-use hyperion_engine::{InferError, Pushback, Unready};
+use hyperion_engine::{BlockCall, InferError, Pushback, Unready};
 use hyperion_model::Model;
 use hyperion_ops::Backend;
 use hyperion_verify::Request;
@@ -43,7 +43,10 @@ fn a_model_that_fits_no_device_is_refused_with_numbers_and_the_others_are_served
     let (_ticket, outcome) = setup.submit(setup.job(&pixels(1, 1)));
     outcome.recv().unwrap().unwrap();
     let (tell, told) = channel();
-    let calls = vec![(large.id(), tokens(1, 3).into()), (small.id(), pixels(1, 1).into())];
+    let calls = vec![
+        BlockCall::plain(large.id(), tokens(1, 3)),
+        BlockCall::plain(small.id(), pixels(1, 1)),
+    ];
     setup.engine.run_batch(calls, Box::new(move |outputs| tell.send(outputs).unwrap()));
     let outputs = told.recv().unwrap();
     assert_eq!(outputs[0], Err(InferError::Pushback(want)), "a block hears it too");

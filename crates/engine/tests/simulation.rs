@@ -498,13 +498,17 @@ impl World {
                 assert_eq!(Some(joined.model), self.generator, "seed {}", self.seed);
                 self.growing[device].push(Growing { joined, drawn: 0 });
                 let most = self.config.answers_max as usize;
-                assert!(self.growing[device].len() <= most + 16, "seed {}", self.seed);
+                assert!(self.growing[device].len() <= 2 * most + 16, "seed {}", self.seed);
                 self.after(0, Event::Look(device));
             }
             Take::Step(given_up) => {
                 self.growing[device].retain(|growing| !given_up.contains(&growing.joined.lease));
                 let most = self.config.answers_max as usize;
-                assert!(self.growing[device].len() <= most, "seed {}: too many", self.seed);
+                for chain in [true, false] {
+                    let own = |growing: &&Growing| (growing.joined.class == Class::Chain) == chain;
+                    let count = self.growing[device].iter().filter(own).count();
+                    assert!(count <= most, "seed {}: too many", self.seed);
+                }
                 self.devices[device] = At::Step;
                 let took_us = if self.chance(60) { 45_000 } else { 100 + self.mix.below(600) };
                 self.after(took_us, Event::End(device));

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
-use hyperion_engine::{Engine, InferError};
-use hyperion_precompile::{Run, Sampling};
+use hyperion_engine::{BlockCall, Engine, InferError};
+use hyperion_precompile::Run;
 
 /// Receives the answers of a batch, in the order of its runs.
 pub type OnAnswers = Box<dyn FnOnce(Vec<Result<Arc<[u8]>, AnswersLost>>) + Send>;
@@ -31,15 +31,10 @@ impl From<InferError> for AnswersLost {
 
 impl Answers for Engine {
     fn submit(&self, runs: Vec<Run>, done: OnAnswers) {
-        let draws = |run: &Run| run.sampling != Sampling::default() || !run.seed.is_zero();
-        if runs.iter().any(draws) {
-            let why = "this engine serves models that draw nothing".to_owned();
-            done(vec![Err(AnswersLost { why }); runs.len()]);
-            return;
-        }
-        let calls = runs.into_iter().map(|run| (run.model, run.input)).collect();
+        let call =
+            |Run { model, input, sampling, seed }| BlockCall { model, input, sampling, seed };
         self.run_batch(
-            calls,
+            runs.into_iter().map(call).collect(),
             Box::new(|outputs| {
                 let bytes = outputs.into_iter().map(|output| Ok(output?.data.as_slice().into()));
                 done(bytes.collect());

@@ -5,7 +5,7 @@
 //! `2 · heads · head_dim` a pair (three times with wide weights), nothing else multiplies. A step after the rows were
 //! chosen that produce output counts once a token for a generator, and once in all otherwise.
 
-use hyperion_verify::manifest::{Formula, Manifest, OutputRows};
+use hyperion_verify::manifest::{Formula, Manifest, NATIVE_MACS_MAX, OutputRows};
 
 use crate::{
     decoder,
@@ -60,11 +60,10 @@ pub(crate) fn manifest(program: &Program) -> Manifest {
     } else {
         Plan::new(program, context).bytes()
     };
-    Manifest {
+    let mut manifest = Manifest {
         program_id: program.id(),
         active: true,
-        // A call within a block is one pass, and a generator is many.
-        native: !is_generator,
+        native: false,
         causal: is_causal,
         generator: is_generator,
         input_dtype: program.input().dtype(),
@@ -81,5 +80,8 @@ pub(crate) fn manifest(program: &Program) -> Manifest {
         macs,
         elements,
         peak_bytes,
-    }
+    };
+    let smallest = manifest.macs(1, is_generator.into());
+    manifest.native = smallest.is_some_and(|macs| macs <= NATIVE_MACS_MAX);
+    manifest
 }

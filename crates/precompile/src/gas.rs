@@ -3,6 +3,7 @@
 //! One gas is 20 ns of the slowest validator allowed: AVX2, 50 GMAC/s on a core, 50 Mgas/s. Everything is charged from
 //! calldata lengths and static counts, before the work it pays for.
 
+use hyperion_verify::manifest::NATIVE_MACS_MAX;
 use serde::{Deserialize, Serialize};
 
 /// The gas schedule; consensus data of a chain.
@@ -46,7 +47,7 @@ impl Default for GasSchedule {
             tensor_root: 60,
             verify_receipt: 6_000,
             path_node: 150,
-            macs_max: 2_000_000_000,
+            macs_max: NATIVE_MACS_MAX,
         }
     }
 }

@@ -15,6 +15,7 @@ use hyperion_verify::{
         InferenceErrors::{ModelInactive, ModelNotFound, NotNative, TooMuchWork},
         Model, Quote,
     },
+    claim::PENALISED_TOKENS_MAX,
 };
 
 use crate::{
@@ -218,7 +219,9 @@ fn sampling(manifest: &Manifest, rows: u32, header: &InferHeader) -> Result<u32,
     if let Some(field) = (0..).zip(fields).find_map(|(i, one)| one.draw().is_none().then_some(i)) {
         return Err(sampling_invalid(field));
     }
-    if manifest.rows(rows, given.tokens_max).is_none() {
+    let is_penalised = (given.frequency_q16, given.presence_q16) != (0, 0);
+    let longest = if is_penalised { PENALISED_TOKENS_MAX } else { u32::MAX };
+    if given.tokens_max > longest || manifest.rows(rows, given.tokens_max).is_none() {
         return Err(sampling_invalid(TOKENS_MAX));
     }
     if !given.stop_hash.is_zero() {

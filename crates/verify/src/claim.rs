@@ -11,7 +11,10 @@ use alloc::borrow::Cow;
 
 use alloy_sol_types::{Eip712Domain, SolStruct};
 use hyperion_primitives::{Address, B256, ClaimDigest, Keccak, ModelId, RequestId, U256};
-pub use request::{Request, RequestError, STOP_IDS_MAX, Sampling, sampling_hash, seed, stop_hash};
+pub use request::{
+    PENALISED_TOKENS_MAX, Request, RequestError, STOP_IDS_MAX, Sampling, sampling_hash, seed,
+    stop_hash,
+};
 
 use crate::{
     abi,

@@ -59,6 +59,10 @@ impl Formula {
     }
 }
 
+/// Multiply-adds up to which the smallest run of a model makes it native: 40 ms of a core of the slowest machine that a chain
+/// is meant for. What one call may ask for is the chain's to say.
+pub const NATIVE_MACS_MAX: u64 = 2_000_000_000;
+
 /// How many rows the output has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -78,7 +82,7 @@ pub struct Manifest {
     pub program_id: ProgramId,
     /// Whether new requests may name the model.
     pub active: bool,
-    /// Whether a block may run it (tier T0).
+    /// Whether a block may run it (tier T0): its smallest run stays within [`NATIVE_MACS_MAX`].
     pub native: bool,
     /// Whether a row sees only itself and rows before it.
     pub causal: bool,

@@ -222,6 +222,7 @@ impl Machine {
         if self.devices[device].answers.owes_step {
             return self.step(device, now_us);
         }
+        self.make_way(device);
         let next = self.next_line(device, now_us);
         let answers = !self.devices[device].answers.is_empty();
         if let Some((model, class)) = next {

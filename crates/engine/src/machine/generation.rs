@@ -32,6 +32,8 @@ pub struct Joined {
     pub drawing: Arc<Drawing>,
     /// The seed of its draws.
     pub seed: B256,
+    /// Who goes first.
+    pub class: Class,
 }
 
 /// What a step brought one answer.
@@ -87,23 +89,72 @@ impl Machine {
 
     /// Whether a device may take one more answer of a model. The device with the fewest goes first, and a job that has lost
     /// a device generates alone, so that one which breaks devices takes no others with it.
+    ///
+    /// A block's calls have places of their own, and nobody else begins on a device for which one waits.
     pub(super) fn may_join(&self, device: DeviceIndex, model: usize, key: JobKey) -> bool {
         let own = &self.devices[device].answers.leases;
-        let is_suspect = |key: &JobKey| self.jobs[key].attempts > 0;
-        let alone = is_suspect(&key)
-            || own.iter().any(|lease| self.leases[lease].jobs.iter().any(is_suspect));
-        if alone {
+        if self.is_alone(device, key) {
             return own.is_empty();
         }
+        let chain = self.is_chain(key);
+        if !chain && self.chain_waits(device).next().is_some() {
+            return false;
+        }
+        let held = |at: &super::device::Device| {
+            let leases = at.answers.leases.iter();
+            leases.filter(|lease| !chain || self.is_chain(self.answer(**lease))).count()
+        };
         let fewer = |(at, other): (usize, &super::device::Device)| {
             at != device
                 && other.is_local()
                 && other.serves(model)
                 && !matches!(other.duty, Duty::Busy { .. })
-                && other.answers.leases.len() < own.len()
+                && held(other) < held(&self.devices[device])
         };
-        own.len() < self.models[model].answers_max as usize
+        let places = own.iter().filter(|lease| self.is_chain(self.answer(**lease)) == chain);
+        places.count() < self.models[model].answers_max as usize
             && !self.devices.iter().enumerate().any(fewer)
+    }
+
+    /// The job of an answer.
+    fn answer(&self, lease: LeaseId) -> JobKey {
+        self.leases[&lease].jobs[0]
+    }
+
+    fn is_chain(&self, key: JobKey) -> bool {
+        self.jobs[&key].work.class == Class::Chain
+    }
+
+    /// Whether a job cannot generate beside what a device has.
+    fn is_alone(&self, device: DeviceIndex, key: JobKey) -> bool {
+        let is_suspect = |key: JobKey| self.jobs[&key].attempts > 0;
+        let mut own = self.devices[device].answers.leases.iter();
+        is_suspect(key) || own.any(|lease| is_suspect(self.answer(*lease)))
+    }
+
+    /// The first of a block's calls that wait to generate on a device, model by model.
+    fn chain_waits(&self, device: DeviceIndex) -> impl Iterator<Item = JobKey> {
+        let generators = (0..self.models.len()).filter(|model| self.models[*model].answers_max > 0);
+        generators.filter_map(move |model| self.eligible(device, model, Class::Chain).next())
+    }
+
+    /// Makes way for a block's call that cannot generate beside what a device has: all but blocks' answers go back to their
+    /// places in the lines, and begin anew later.
+    pub(super) fn make_way(&mut self, device: DeviceIndex) {
+        if !self.chain_waits(device).any(|key| self.is_alone(device, key)) {
+            return;
+        }
+        for lease in self.devices[device].answers.leases.clone() {
+            let key = self.answer(lease);
+            if self.is_chain(key) {
+                continue;
+            }
+            let answers = &mut self.devices[device].answers;
+            answers.leases.retain(|own| *own != lease);
+            answers.given_up.push(lease);
+            self.leases.remove(&lease);
+            self.enter_queue(key);
+        }
     }
 
     /// Has a device begin the answer that is first in a line.
@@ -130,6 +181,7 @@ impl Machine {
             prompt: Arc::clone(&record.work.input),
             drawing: Arc::clone(drawing),
             seed: record.work.content.seed,
+            class,
         };
         let rows = u64::from(record.work.rows) + u64::from(drawing.tokens_max());
         let held = Lease { device, model, rows, jobs: vec![key], since_us: now_us, terms: None };
@@ -171,8 +223,9 @@ impl Machine {
             if ended {
                 self.leases.remove(&lease);
                 self.devices[device].answers.leases.retain(|own| *own != lease);
-                let tokens = &self.jobs[&key].tokens;
-                let output = Arc::new(output(tokens));
+                let record = &self.jobs[&key];
+                let output = Arc::new(output(&record.tokens));
+                self.effects.generated.push((record.work.content, Arc::clone(&output)));
                 self.result(key, device, output, now_us, &mut finished);
             }
         }

@@ -116,6 +116,9 @@ impl From<&Request> for abi::InferenceRequest {
     }
 }
 
+/// Tokens of an answer at most where penalties count its tokens: whoever checks a draw has to open all of them.
+pub const PENALISED_TOKENS_MAX: u32 = 4096;
+
 /// How a generator draws its tokens; the preimage of `samplingHash`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sampling {
