@@ -11,7 +11,7 @@ import solc from "solc";
 const root = dirname(fileURLToPath(import.meta.url));
 const check = process.argv.includes("--check");
 // What is deployed; everything else is compiled along, so that it stays compilable.
-const wanted = ["DigitReader", "DigitGate", "SemanticBounty", "Shim", "Probe"];
+const wanted = ["DigitReader", "DigitGate", "SemanticBounty", "Teller", "Shim", "Probe"];
 const settings = {
     evmVersion: "cancun",
     optimizer: { enabled: true, runs: 200 },

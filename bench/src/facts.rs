@@ -1,6 +1,6 @@
 //! A chain's facts for calls of precompiles, and good calls over them.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, io::Cursor, path::Path, sync::Arc};
 
 use alloy_sol_types::SolCall as _;
 use hyperion_executor::precompile::{
@@ -36,11 +36,20 @@ pub fn digits() -> Vec<u8> {
     bytes
 }
 
-/// What the precompiles see: two models, and a log of three entries, the second of them a claim.
+/// The committed text model.
+fn pydoc() -> Model {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/pydoc");
+    let mut file = Cursor::new(Vec::new());
+    import::write(&folder, &mut file, &mut |_, _| {}).expect("the committed model");
+    Model::from_bytes(file.into_inner(), Trust::Roots).expect("just written")
+}
+
+/// What the precompiles see: three models, and a log of three entries, the second of them a claim.
 #[derive(Debug)]
 pub struct Facts {
-    /// The model that runs.
+    /// The models that run: one that reads digits, one that writes.
     pub digits: Arc<Model>,
+    pub pydoc: Arc<Model>,
     /// The claim.
     pub logged: Logged,
     models: BTreeMap<ModelId, Manifest>,
@@ -52,6 +61,7 @@ impl Facts {
     /// The facts; always the same.
     pub fn new() -> Self {
         let digits = Model::from_bytes(digits(), Trust::Roots).expect("just written");
+        let pydoc = pydoc();
         let key = SigningKey::from_slice(&[7; 32]).expect("a scalar");
         let claim = Claim {
             request_id: RequestId(keccak256("request")),
@@ -67,8 +77,13 @@ impl Facts {
         let foreign = Manifest { native: false, ..manifest };
         let logged = Logged { claim: signed.claim, word: ClaimWord::logged(1, false) };
         Self {
-            models: BTreeMap::from([(digits.id(), manifest), (FOREIGN, foreign)]),
+            models: BTreeMap::from([
+                (digits.id(), manifest),
+                (pydoc.id(), *pydoc.manifest()),
+                (FOREIGN, foreign),
+            ]),
             digits: Arc::new(digits),
+            pydoc: Arc::new(pydoc),
             logged,
             signature: signed.signature,
             leaves,
@@ -101,11 +116,27 @@ impl Facts {
                 };
                 let foreign = inferCall { modelId: FOREIGN.0, ..infer.clone() };
                 let quote = quoteCall { modelId: model, inputBytes: 256, tokensMax: 0 };
+                let writer = self.pydoc.id().0;
+                let writes = |temperature, seed| inferCall {
+                    modelId: writer,
+                    input: [3, 77, 1, 4].into_iter().flat_map(u32::to_le_bytes).collect(),
+                    sampling: Sampling {
+                        temperatureQ16: temperature,
+                        topPQ16: 1 << 16,
+                        tokensMax: 3,
+                        ..none()
+                    },
+                    seed,
+                };
+                let text = quoteCall { modelId: writer, inputBytes: 16, tokensMax: 3 };
                 vec![
                     infer.abi_encode(),
                     hash.abi_encode(),
                     foreign.abi_encode(),
                     quote.abi_encode(),
+                    writes(0, B256::ZERO).abi_encode(),
+                    writes(1 << 16, keccak256("seed")).abi_encode(),
+                    text.abi_encode(),
                     modelCall { modelId: model }.abi_encode(),
                 ]
             }

@@ -25,6 +25,18 @@ library Hyperion {
         }
     }
 
+    /// What comes before the first element `id` of a u32 tensor; all of it where there is none. Shortens `t` itself.
+    function before(bytes memory t, uint32 id) internal pure returns (bytes memory) {
+        for (uint256 i = 0; i < t.length / 4; ++i) {
+            if (uint32(i32(t, i)) != id) continue;
+            assembly ("memory-safe") {
+                mstore(t, mul(4, i))
+            }
+            break;
+        }
+        return t;
+    }
+
     /// Dot product of two i16 vectors whose length is a multiple of 16. No sum of fewer than 2^224 products overflows.
     function dot16(bytes memory left, bytes memory right) internal pure returns (int256 sum) {
         if (left.length != right.length || left.length % 32 != 0) revert VectorLengths(left.length, right.length);

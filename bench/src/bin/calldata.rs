@@ -1,7 +1,7 @@
 //! How many calls of a precompile it takes to lose a block: none should.
 //!
 //! `calldata [--calls N] [--seed S]` makes N calls of every precompile, 100,000 when nothing is said, in blocks of
-//! [`BLOCK`] transactions through the executor, the digits model answering from a real engine. A call comes from the
+//! [`BLOCK`] transactions through the executor, the digits model and the text model answering from a real engine. A call comes from the
 //! transaction itself or from a contract under every kind of call, with much gas or little, with value or without; its
 //! calldata is noise, or a selector that exists and random words, or a good encoding with a few edits.
 //!
@@ -44,7 +44,6 @@ use hyperion_executor::{
         state::AccountInfo,
     },
 };
-use hyperion_model::Model;
 use hyperion_ops::{Cpu, KernelSet};
 use hyperion_primitives::{Address, B256};
 use mutate::Mutator;
@@ -150,7 +149,7 @@ impl Bench {
     fn new() -> Self {
         let block = BlockFacts { gas_limit: u64::MAX, ..BlockFacts::default() };
         let (facts, env) = (Facts::new(), ExecEnv::new(Facts::rules(), &block));
-        Self { engine: engine(Arc::clone(&facts.digits)), env, facts }
+        Self { engine: engine(&facts), env, facts }
     }
 
     fn run(&self, precompile: Precompile, calls: u64, seed: u64) -> Counts {
@@ -364,9 +363,10 @@ fn sender(place: usize) -> Address {
     address
 }
 
-fn engine(digits: Arc<Model>) -> Engine {
+fn engine(facts: &Facts) -> Engine {
     let mut registry = Registry::new();
-    registry.add("digits", digits).expect("a name");
+    registry.add("digits", Arc::clone(&facts.digits)).expect("a name");
+    registry.add("pydoc", Arc::clone(&facts.pydoc)).expect("a name");
     let pool = Arc::new(KernelPool::new(1).expect("the system gives a thread"));
     let device = Box::new(Cpu::new(KernelSet::best(), pool));
     let (config, signer) = (EngineConfig::default(), Arc::new(Nobody));

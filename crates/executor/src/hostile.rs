@@ -6,13 +6,13 @@
 
 use alloy_sol_types::{SolCall, SolInterface as _};
 use hyperion_precompile::{
-    Precompile, Refusal, Rules, Sampling, View,
+    Precompile, Refusal, Rules, View,
     abi::{
         IArbitrate::arbitrateCall,
         IClaims::{checkpointCall, lookupCall, lookupOfCall, outputCall},
         IInference::{inferCall, inferHashCall, modelCall, quoteCall},
         IVerify::{tensorRootCall, verifyProofCall, verifyReceiptCall},
-        Inclusion, InferenceClaim,
+        Inclusion, InferenceClaim, Sampling,
     },
 };
 use hyperion_primitives::{Mix, ModelId};
@@ -251,25 +251,17 @@ fn good(mix: &mut Mix, precompile: Precompile, models: &[ModelId]) -> Vec<u8> {
         (Precompile::Inference, 0) => modelCall { modelId: model }.abi_encode(),
         (Precompile::Inference, 1) => {
             let input_bytes = [0, 4, 256, 257, 65_536, u64::MAX][mix.below(6) as usize];
-            let tokens = mix.below(2) as u32;
+            let tokens = [0, 0, 1, 2, 5_000, u32::MAX][mix.below(6) as usize];
             quoteCall { modelId: model, inputBytes: input_bytes, tokensMax: tokens }.abi_encode()
         }
         (Precompile::Inference, form) => {
-            let none = Sampling::default();
+            let (sampling, seed) = sampling(mix);
             let call = inferCall {
                 modelId: model,
                 // Token ids below 256, or pixels just above black.
                 input: (0..length).map(|i| if i % 4 == 0 { i as u8 } else { 0 }).collect(),
-                sampling: hyperion_precompile::abi::Sampling {
-                    temperatureQ16: none.temperature_q16,
-                    topK: none.top_k,
-                    topPQ16: none.top_p_q16,
-                    frequencyQ16: none.frequency_q16,
-                    presenceQ16: none.presence_q16,
-                    tokensMax: none.tokens_max,
-                    stopHash: none.stop_hash,
-                },
-                seed: B256::ZERO,
+                sampling,
+                seed,
             };
             let mut data = call.abi_encode();
             if form == 3 {
@@ -298,6 +290,25 @@ fn good(mix: &mut Mix, precompile: Precompile, models: &[ModelId]) -> Vec<u8> {
             arbitrateCall { step: Bytes::from(bytes(mix, length)) }.abi_encode()
         }
     }
+}
+
+/// Draws as a generator takes them or nearly so, or none at all.
+fn sampling(mix: &mut Mix) -> (Sampling, B256) {
+    let mut pick = |values: &[u32]| values[mix.below(values.len() as u64) as usize];
+    let draws = pick(&[0, 1]);
+    let warm = draws * pick(&[0, 0, 655, 656, 1 << 16, u32::MAX]);
+    let penalties = [0, 0, 1 << 16, 1 << 21, (1 << 21) + 1, 1 << 31];
+    let sampling = Sampling {
+        temperatureQ16: warm,
+        topK: draws * pick(&[0, 0, 40, u32::MAX]),
+        topPQ16: draws * pick(&[1 << 16, 1 << 16, 1 << 15, 0]),
+        frequencyQ16: (draws * pick(&penalties)).cast_signed(),
+        presenceQ16: (draws * pick(&penalties)).cast_signed(),
+        tokensMax: draws * pick(&[1, 3, 3, 12, 600, 4_097, 65_536]),
+        stopHash: if draws * pick(&[0, 0, 0, 1]) == 1 { B256::repeat_byte(1) } else { B256::ZERO },
+    };
+    let seed = if warm > 0 && pick(&[0, 1]) == 1 { B256::repeat_byte(3) } else { B256::ZERO };
+    (sampling, seed)
 }
 
 fn receipt(mix: &mut Mix, model: B256) -> Vec<u8> {

@@ -3,12 +3,14 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use alloy_primitives::{Address, TxKind, U256, hex};
 use alloy_sol_types::{SolCall as _, SolValue as _, sol};
 use common::tx::{mined, signed};
+use hyperion_engine::Drawing;
 use hyperion_executor::{SkipReason, TxOutcome};
+use hyperion_model::Tokenizer;
 use hyperion_node::{
     chain::TxRefused,
     config::{DEV_ACCOUNTS, NodeConfig},
@@ -16,15 +18,25 @@ use hyperion_node::{
     wire::Node,
 };
 use hyperion_store::StoreError;
-use hyperion_verify::state::{AccountWord, StatePath};
+use hyperion_verify::{
+    Request, Sampling,
+    state::{AccountWord, StatePath},
+};
 
 sol! {
+    interface Teller {
+        function tell(bytes calldata prompt, uint32 tokens) external returns (uint256 number);
+        function textOf(uint256 number) external view returns (bytes memory);
+    }
+
     interface DigitReader {
         function read(bytes calldata pixels) external view returns (uint256);
     }
 }
 
 const READER: &str = include_str!("../../../contracts/artifacts/DigitReader.json");
+
+const TELLER: &str = include_str!("../../../contracts/artifacts/Teller.json");
 
 fn start(config: &NodeConfig) -> Node {
     Node::start(config, &[embedded::digits().unwrap()], |error| panic!("{error}")).unwrap()
@@ -70,6 +82,52 @@ fn a_contract_reads_a_digit_in_a_block_and_the_chain_goes_on_after_a_restart() {
     let read = mined(&node, signed(3, 5_000_000, TxKind::Call(contract), 0, call));
     assert_eq!(read.outcome.result().unwrap().output().unwrap(), &seven);
     assert_eq!(read.height, head.height + 1, "the model is registered once");
+    node.stop().unwrap();
+}
+
+/// The text model is native: a contract has it write, and what it wrote is in the state, also after a restart.
+#[test]
+fn a_contract_has_text_written_in_a_block() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = NodeConfig::dev(folder.path().join("node"));
+    let served = [embedded::digits().unwrap(), embedded::pydoc().unwrap()];
+    let start = || Node::start(&config, &served, |error| panic!("{error}")).unwrap();
+    let node = start();
+    let model = served[1].model.id();
+    let tokenizer = Tokenizer::whole(Path::new("../../fixtures/pydoc/tokenizer.json")).unwrap();
+    let prompt = tokenizer.encode_bare("<|user|>Explain str.join<|end|><|assistant|>").unwrap();
+    let prompt: Vec<u8> = prompt.into_iter().flat_map(u32::to_le_bytes).collect();
+
+    let artifact: serde_json::Value = serde_json::from_str(TELLER).unwrap();
+    let code = hex::decode(artifact["bytecode"].as_str().unwrap()).unwrap();
+    let deploy = [code, (model.0, 1_u32).abi_encode_params()].concat();
+    let deployed = mined(&node, signed(0, 5_000_000, TxKind::Create, 0, deploy));
+    let contract = deployed.outcome.result().unwrap().created_address().unwrap();
+    let tell = Teller::tellCall { prompt: prompt.clone().into(), tokens: 40 }.abi_encode();
+    let told = mined(&node, signed(1, 5_000_000, TxKind::Call(contract), 0, tell));
+    assert!(told.outcome.result().unwrap().is_success(), "{:?}", told.outcome);
+    node.stop().unwrap();
+
+    let node = start();
+    let get = Teller::textOfCall { number: U256::from(1) }.abi_encode();
+    let kept = mined(&node, signed(2, 5_000_000, TxKind::Call(contract), 0, get));
+    let kept = kept.outcome.result().unwrap().output().unwrap().clone();
+    let kept = Teller::textOfCall::abi_decode_returns(&kept).unwrap();
+    // What a caller is told who asks the node that was started anew.
+    let sampling = Sampling { top_p_q16: 1 << 16, tokens_max: 40, ..Sampling::default() };
+    let drawing = Drawing::new(sampling, vec![1]).unwrap();
+    let job =
+        node.engine.complete_drawn(model, Request::default(), prompt.into(), drawing).unwrap();
+    let (tell, told) = std::sync::mpsc::channel();
+    let done = Box::new(move |answer| drop(tell.send(answer)));
+    let _ticket = node.engine.submit(job, done).unwrap();
+    let answer = told.recv().unwrap().unwrap();
+    let end = 1_u32.to_le_bytes();
+    let data = &answer.output.data;
+    assert_eq!(&kept[..], data.strip_suffix(&end).unwrap_or(data));
+    let words = kept.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word));
+    let text = tokenizer.decode(&words.collect::<Vec<_>>()).unwrap();
+    assert!(text.contains("str"), "{text}");
     node.stop().unwrap();
 }
 

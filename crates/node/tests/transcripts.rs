@@ -18,7 +18,7 @@ fn an_agent_asks_keeps_the_receipt_and_checks_it_with_the_node_gone() {
             "grpc 127.0.0.1:…   http 127.0.0.1:…   metrics 127.0.0.1:…",
             "log key localhost/hyperion/31337+…+…",
             "model digits  0x…  native  6464 MAC a row  known answer ok",
-            "model pydoc  0x…  claims only  …",
+            "model pydoc  0x…  native  …",
             "ready in … s",
         ],
     );
@@ -131,6 +131,9 @@ fn the_demo_runs_from_import_to_payment() {
     let has = |start: &str| told.lines().any(|line| line.starts_with(start));
     for start in [
         "deploy    0x",
+        "tell      \"Explain str.join\": ",
+        "text      ",
+        "equal     to the answer over gRPC",
         "ask       5 coins",
         "refused   ",
         "accepted  ",

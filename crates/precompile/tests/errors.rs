@@ -38,6 +38,8 @@ const RETIRED: B256 = B256::repeat_byte(2);
 const FOREIGN: B256 = B256::repeat_byte(3);
 /// As `MODEL`, with 1,500,000,000 multiply-adds a token.
 const HEAVY: B256 = B256::repeat_byte(4);
+/// Writes tokens below ten, after 4,900 rows at most: 1,000 multiply-adds a row and a pair, 100,000 a token.
+const WRITER: B256 = B256::repeat_byte(5);
 const NOBODY: B256 = B256::repeat_byte(9);
 /// Requests whose claim is logged, and found wrong.
 const LOGGED: B256 = B256::repeat_byte(0x11);
@@ -71,7 +73,19 @@ impl Facts {
             peak_bytes: 1 << 20,
         };
         let heavy = Formula { per_row: 1_500_000_000, ..Formula::default() };
+        let writer = Manifest {
+            causal: true,
+            generator: true,
+            output_dtype: Dtype::U32,
+            output_width: 1,
+            output_rows: OutputRows::Tokens,
+            rows_max: 4_900,
+            macs: Formula { base: 0, per_row: 1_000, per_pair: 1_000, per_out: 100_000 },
+            elements: Formula { base: 0, per_row: 8, per_pair: 8, per_out: 16 },
+            ..manifest
+        };
         let models = [
+            (WRITER, writer),
             (MODEL, manifest),
             (RETIRED, Manifest { active: false, ..manifest }),
             (FOREIGN, Manifest { native: false, ..manifest }),
@@ -154,6 +168,12 @@ fn infer(model: B256, ids: &[u32]) -> inferCall {
     inferCall { modelId: model, input: input.into(), sampling: sampling(0), seed: B256::ZERO }
 }
 
+/// The likeliest tokens after a prompt of one.
+fn writes(tokens: u32) -> inferCall {
+    let sampling = Sampling { topPQ16: 1 << 16, tokensMax: tokens, ..sampling(0) };
+    inferCall { sampling, ..infer(WRITER, &[9]) }
+}
+
 fn output(request: B256, model: B256, tier: u8) -> Vec<u8> {
     outputCall { requestId: request, modelId: model, minTier: tier }.abi_encode()
 }
@@ -180,6 +200,11 @@ fn every_error_has_its_call_and_its_price() {
     };
     let root = |dims: &[u64], len: usize| {
         tensorRootCall { dtype: 2, dims: dims.to_vec(), data: vec![1; len].into() }.abi_encode()
+    };
+    let writes = |tokens, change: fn(&mut inferCall)| {
+        let mut call = writes(tokens);
+        change(&mut call);
+        call.abi_encode()
     };
     let with_sampling = |top_k| inferCall { sampling: sampling(top_k), ..infer(MODEL, &[1]) };
     let longer = |mut bytes: Vec<u8>| {
@@ -362,6 +387,107 @@ fn every_error_has_its_call_and_its_price() {
             Refusal::SamplingInvalid(SamplingInvalid { field: 5 }),
         ),
         (
+            "a generator asked for no token",
+            Inference,
+            writes(0, |_| ()),
+            0,
+            3_039,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 5 }),
+        ),
+        (
+            "a token more than the writer's context",
+            Inference,
+            writes(5_000, |_| ()),
+            0,
+            3_039,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 5 }),
+        ),
+        (
+            "a quote of them",
+            Inference,
+            quote(WRITER, 4, 5_000),
+            0,
+            2_700,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 5 }),
+        ),
+        (
+            "more tokens than penalties are counted for",
+            Inference,
+            writes(4_097, |call| call.sampling.presenceQ16 = 1),
+            0,
+            3_039,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 5 }),
+        ),
+        (
+            "a temperature that is too low",
+            Inference,
+            writes(2, |call| call.sampling.temperatureQ16 = 655),
+            0,
+            3_039,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 0 }),
+        ),
+        (
+            "no share of the vocabulary",
+            Inference,
+            writes(2, |call| call.sampling.topPQ16 = 0),
+            0,
+            3_039,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 2 }),
+        ),
+        (
+            "a frequency penalty beyond 32",
+            Inference,
+            writes(2, |call| call.sampling.frequencyQ16 = (1 << 21) + 1),
+            0,
+            3_039,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 3 }),
+        ),
+        (
+            "a presence penalty below -32",
+            Inference,
+            writes(2, |call| call.sampling.presenceQ16 = -(1 << 21) - 1),
+            0,
+            3_039,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 4 }),
+        ),
+        (
+            "end ids",
+            Inference,
+            writes(2, |call| call.sampling.stopHash = NOBODY),
+            0,
+            3_039,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 6 }),
+        ),
+        (
+            "a seed of the likeliest tokens",
+            Inference,
+            writes(2, |call| call.seed = NOBODY),
+            0,
+            3_039,
+            Refusal::SamplingInvalid(SamplingInvalid { field: 7 }),
+        ),
+        (
+            "more tokens than a call may work for",
+            Inference,
+            writes(2_000, |_| ()),
+            0,
+            3_039,
+            // 2,000 rows, their pairs, and 2,000 tokens.
+            Refusal::TooMuchWork(TooMuchWork {
+                got: 2_000 * 1_000 + 1_000 * 2_001 * 1_000 + 2_000 * 100_000,
+                max: 2_000_000_000,
+            }),
+        ),
+        (
+            "a prompt of a token that is none, seen when the run is paid",
+            Inference,
+            writes(3, |call| call.input = [10, 0, 0, 0].into()),
+            0,
+            // Three rows and their six pairs, three tokens; elements; a tile each way.
+            3_039 + (3 + 6 + 300) + (3 * 8 + 6 * 8 + 3 * 16) / 8 + 2 * 250,
+            Refusal::InputRange(InputRange { element: 0, got: 10, max: 9 }),
+        ),
+        (
             "a request of nobody",
             Claims,
             lookupCall { requestId: NOBODY }.abi_encode(),
@@ -462,4 +588,41 @@ fn the_same_calls_are_taken_when_nothing_is_wrong() {
     let run = infer(MODEL, &[9, 9]).abi_encode();
     let plan = asked(&facts, Precompile::Inference, &run, 0, 3_543);
     assert!(matches!(plan, Plan::Infer { gas: 3_543, .. }), "{plan:?}");
+}
+
+/// A generator's call is priced before it runs: the prompt read and exactly `tokensMax` tokens written, each behind all before it.
+#[test]
+fn a_generator_is_paid_for_every_token_and_quoted_so() {
+    let facts = Facts::new();
+    for (ids, tokens, temperature) in [(vec![9], 1, 0), (vec![1, 2, 3], 200, 1 << 16)] {
+        let sampling = Sampling { temperatureQ16: temperature, ..writes(tokens).sampling };
+        let seed = if temperature == 0 { B256::ZERO } else { NOBODY };
+        let call = inferCall { sampling, seed, ..infer(WRITER, &ids) };
+        let rows = ids.len() as u64 + u64::from(tokens) - 1;
+        let pairs: u64 = (1..=rows).sum();
+        let outputs = u64::from(tokens);
+        let macs = 1_000 * (rows + pairs) + 100_000 * outputs;
+        let tiles = 1 + (4 * outputs).div_ceil(1_024);
+        let gas = 3_039 + macs / 1_000 + rows + pairs + 2 * outputs + 250 * tiles;
+        let plan = asked(&facts, Precompile::Inference, &call.abi_encode(), 0, gas);
+        let Plan::Infer { gas: paid, call: planned } = plan else { panic!("{plan:?}") };
+        assert_eq!((paid, planned.dims, planned.dtype), (gas, [outputs, 1], Dtype::U32));
+        assert_eq!((planned.run.seed, planned.run.sampling.tokens_max), (seed, tokens));
+        let less = asked(&facts, Precompile::Inference, &call.abi_encode(), 0, gas - 1);
+        assert_eq!(less, Plan::OutOfGas);
+
+        let quote =
+            quoteCall { modelId: WRITER, inputBytes: 4 * ids.len() as u64, tokensMax: tokens };
+        let quoted = asked(&facts, Precompile::Inference, &quote.abi_encode(), 0, 2_700);
+        let Plan::Done { output, .. } = quoted else { panic!("{quoted:?}") };
+        let quoted = quoteCall::abi_decode_returns(&output).unwrap();
+        assert_eq!((quoted.gasCost, quoted.macs, quoted.fits), (gas, macs, true));
+    }
+    let model = modelCall { modelId: WRITER }.abi_encode();
+    let Plan::Done { output, .. } = asked(&facts, Precompile::Inference, &model, 0, 2_700) else {
+        panic!("the model is registered")
+    };
+    let model = modelCall::abi_decode_returns(&output).unwrap();
+    assert!(model.native && model.generator && model.causal);
+    assert_eq!((model.macsPerPair, model.macsPerOut, model.rowsMax), (1_000, 100_000, 4_900));
 }

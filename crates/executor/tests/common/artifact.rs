@@ -25,6 +25,12 @@ pub(crate) fn semantic_bounty(model: alloy_primitives::B256) -> Vec<u8> {
     with(include_str!("../../../../contracts/artifacts/SemanticBounty.json"), arguments)
 }
 
+/// Creation code of a contract that has a model go on with texts.
+pub(crate) fn teller(model: alloy_primitives::B256, end_id: u32) -> Vec<u8> {
+    let arguments = (model, end_id).abi_encode_params();
+    with(include_str!("../../../../contracts/artifacts/Teller.json"), arguments)
+}
+
 /// Creation code of the contract that calls under every kind of call.
 pub(crate) fn probe() -> Vec<u8> {
     field(include_str!("../../../../contracts/artifacts/Probe.json"), "bytecode")
@@ -76,6 +82,14 @@ alloy_sol_types::sol! {
         function withdraw() external;
         function cosineQ15(bytes calldata tokens, bytes calldata embedding) external view returns (int256);
         function owed(address account) external view returns (uint256 amount);
+    }
+
+    #[derive(Debug, PartialEq)]
+    interface Teller {
+        event Told(address indexed asker, uint256 indexed number, bytes prompt, bytes text);
+        function tell(bytes calldata prompt, uint32 tokens) external returns (uint256 number);
+        function goOn(bytes calldata prompt, uint32 tokens, uint32 temperatureQ16, bytes32 seed) external view returns (bytes memory);
+        function textOf(uint256 number) external view returns (bytes memory);
     }
 
     #[derive(Debug, PartialEq)]

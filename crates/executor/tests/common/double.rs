@@ -1,4 +1,5 @@
-//! Two models small enough to write down: a classifier that counts bright pixels, an encoder that sums words.
+//! Models small enough to write down: a classifier that counts bright pixels, an encoder that sums words, a writer that counts
+//! on from its prompt's last token.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +9,7 @@ use hyperion_verify::{Formula, OutputRows};
 
 pub(crate) const DIGITS: ModelId = ModelId(B256::repeat_byte(0xd1));
 pub(crate) const ENCODER: ModelId = ModelId(B256::repeat_byte(0xe2));
+pub(crate) const WRITER: ModelId = ModelId(B256::repeat_byte(0xa4));
 /// Registered, but no block may run it.
 pub(crate) const FOREIGN: ModelId = ModelId(B256::repeat_byte(0xf3));
 pub(crate) const WIDTH: usize = 384;
@@ -43,8 +45,23 @@ pub(crate) fn manifests() -> BTreeMap<ModelId, Manifest> {
         elements: Formula { base: 384, per_row: 48_000, per_pair: 72, ..Formula::default() },
         ..digits
     };
+    // Longer texts than penalties are counted for fit its context and a call's work.
+    let writer = Manifest {
+        program_id: ProgramId(B256::repeat_byte(4)),
+        causal: true,
+        generator: true,
+        output_dtype: Dtype::U32,
+        output_width: 1,
+        output_rows: OutputRows::Tokens,
+        rows_max: 8_192,
+        macs: Formula { per_row: 4_096, per_pair: 64, per_out: 8_192, ..Formula::default() },
+        elements: Formula { per_row: 128, per_pair: 1, per_out: 257, ..Formula::default() },
+        vocabulary: 2_048,
+        ..encoder
+    };
     let foreign = Manifest { native: false, ..digits };
-    BTreeMap::from([(DIGITS, digits), (ENCODER, encoder), (FOREIGN, foreign)])
+    let all = [(DIGITS, digits), (ENCODER, encoder), (WRITER, writer), (FOREIGN, foreign)];
+    BTreeMap::from(all)
 }
 
 pub(crate) fn output(run: &Run) -> Vec<u8> {
@@ -52,6 +69,12 @@ pub(crate) fn output(run: &Run) -> Vec<u8> {
     if run.model == ENCODER {
         let ids: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
         return embedding(&ids);
+    }
+    if run.model == WRITER {
+        let last = words.last().map_or(0, |word| u32::from_le_bytes(*word));
+        let step = 1 + u32::from(run.seed[0]);
+        let next = (1..=run.sampling.tokens_max).map(|nth| (last + step * nth) % 2_048);
+        return next.flat_map(u32::to_le_bytes).collect();
     }
     let rows = words.chunks(64).map(|row| {
         let bright = row.iter().filter(|pixel| i32::from_le_bytes(**pixel) == 1 << 16).count();

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use hyperion_executor::{TxOutcome, revm::context::result::ExecutionResult};
 use hyperion_model::{Tokenizer, import::Precision};
 use hyperion_primitives::B256;
-use hyperion_rpc::serve::Shutdown;
+use hyperion_rpc::{receipt_json::Envelope, serve::Shutdown, writing::TextDecoder as _};
 
 use super::{infer, model, out::say, verify};
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     wire::{self, Node, domain},
 };
 
-/// Import a real model, serve it, keep and check receipts, and let a contract pay for an answer.
+/// Import a real model, serve it, keep and check receipts, have a contract write text, and let one pay for an answer.
 ///
 /// One process does it all in a temporary folder: nothing has to be running, and nothing is kept.
 #[derive(Debug, clap::Args)]
@@ -62,9 +62,15 @@ const KEYS: [[u8; 32]; 3] = [
     hex!("5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"),
 ];
 
+const TELLER: &str = include_str!("../../../../contracts/artifacts/Teller.json");
 const BOUNTY: &str = include_str!("../../../../contracts/artifacts/SemanticBounty.json");
 
 sol! {
+    interface Teller {
+        event Told(address indexed asker, uint256 indexed number, bytes prompt, bytes text);
+        function tell(bytes calldata prompt, uint32 tokens) external returns (uint256 number);
+    }
+
     interface SemanticBounty {
         event Asked(uint256 indexed id, address indexed asker, uint256 reward, bytes tokens, bytes embedding);
         event Answered(uint256 indexed id, address indexed answerer, int256 cosineQ15, bytes tokens);
@@ -95,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let key = runtime.block_on(demo.serve())?;
 
     say!(
-        "\n== 5. The node is gone; each receipt is checked offline, and its result computed again"
+        "\n== 6. The node is gone; each receipt is checked offline, and its result computed again"
     )?;
     for (index, sentence) in SENTENCES.iter().chain([&MESSAGE]).enumerate() {
         say!("-- {sentence}")?;
@@ -152,10 +158,10 @@ impl Demo {
         let ask = infer::Arguments::text("pydoc", MESSAGE, &address, receipt);
         infer::ask(&ask.in_chat(ANSWER_TOKENS), domain(&node.chain)).await?;
 
-        say!("\n== 4. A contract pays for the answer whose meaning is near")?;
         let (spec, txs) = (node.chain.clone(), node.transactions.clone());
         let (file, key) = (self.file.clone(), node.ledger.key().to_string());
-        tokio::task::spawn_blocking(move || bounty(&spec, &txs, &file)).await??;
+        let answered = self.receipt(SENTENCES.len());
+        tokio::task::spawn_blocking(move || contracts(&spec, &txs, &file, &answered)).await??;
 
         shutdown.drain.cancel();
         shutdown.stop.cancel();
@@ -206,8 +212,64 @@ impl Account<'_> {
     }
 }
 
+/// Has contracts use the models. `file` is the encoder's, `answered` the receipt of what the language model said to [`MESSAGE`].
+fn contracts(spec: &ChainSpec, txs: &Transactions, file: &Path, answered: &Path) -> Result<()> {
+    let mut accounts = KEYS.map(|key| Account {
+        key: PrivateKeySigner::from_slice(&key).expect("a key of the test mnemonic"),
+        nonce: 0,
+        spec,
+        txs,
+    });
+    say!("\n== 4. A contract has the same model write the same answer, inside a transaction")?;
+    tell(&mut accounts[0], answered)?;
+    say!("\n== 5. A contract pays for the answer whose meaning is near")?;
+    bounty(&mut accounts, file)
+}
+
+/// Deploys the contract that has a model write, and compares what it writes with the answer over gRPC.
+fn tell(asker: &mut Account<'_>, answered: &Path) -> Result<()> {
+    let pydoc = embedded::pydoc()?;
+    let words = pydoc.text.as_ref().zip(pydoc.advice.as_ref());
+    let (text, advice) = words.context("the language model has words")?;
+    let message = serde_json::json!({ "role": "user", "content": MESSAGE });
+    let prompt = text.chat(&[message], None).map_err(anyhow::Error::msg)?;
+    let prompt: Vec<u8> = prompt.into_iter().flat_map(u32::to_le_bytes).collect();
+    let end = *advice.end_ids.first().context("the language model says when it has ended")?;
+
+    let arguments = (pydoc.model.id().0, end).abi_encode_params();
+    let contract = deploy(asker, TELLER, arguments)?;
+    let call = Teller::tellCall { prompt: prompt.into(), tokens: ANSWER_TOKENS };
+    let told = asker.send(TxKind::Call(contract), 0, call.abi_encode())?;
+    let said = event::<Teller::Told>(&told)?.text;
+    let tokens = ids(&said);
+    say!("tell      \"{MESSAGE}\": {} tokens  gas {}", tokens.len(), told.tx_gas_used())?;
+    say!("text      {}", text.decode(&tokens).map_err(anyhow::Error::msg)?)?;
+    let envelope = Envelope::parse(&std::fs::read_to_string(answered)?)?;
+    let output = envelope.output.and_then(|outputs| outputs.into_iter().next());
+    let mut over_grpc = ids(&output.context("the receipt holds the answer")?.data);
+    over_grpc.retain(|id| *id != end);
+    ensure!(over_grpc == tokens, "over gRPC the answer was {over_grpc:?}, here {tokens:?}");
+    say!("equal     to the answer over gRPC, token by token")?;
+    Ok(())
+}
+
+fn ids(tokens: &[u8]) -> Vec<u32> {
+    tokens.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
+}
+
+/// Deploys a contract and says where.
+fn deploy(owner: &mut Account<'_>, artifact: &str, arguments: Vec<u8>) -> Result<Address> {
+    let artifact: serde_json::Value = serde_json::from_str(artifact)?;
+    let code = artifact["bytecode"].as_str().context("the artifact has bytecode")?;
+    let deployed = owner.send(TxKind::Create, 0, [hex::decode(code)?, arguments].concat())?;
+    let contract = deployed.created_address().context("the contract was not deployed")?;
+    say!("deploy    {contract}  gas {}", deployed.tx_gas_used())?;
+    Ok(contract)
+}
+
 /// Deploys the bounty contract, asks a question, and lets a wrong and a right answer come.
-fn bounty(spec: &ChainSpec, txs: &Transactions, file: &Path) -> Result<()> {
+fn bounty(accounts: &mut [Account<'_>; 3], file: &Path) -> Result<()> {
+    let [asker, right, wrong] = accounts;
     let model = hyperion_model::Model::open(file, hyperion_model::Trust::Nothing)?;
     let tokenizer =
         Tokenizer::open(&file.with_extension("tokenizer.json"), model.program().context())?;
@@ -217,20 +279,8 @@ fn bounty(spec: &ChainSpec, txs: &Transactions, file: &Path) -> Result<()> {
     };
     let framed = ids(QUESTION)?;
     let (first, last) = framed.first().zip(framed.last()).context("a text has tokens")?;
-    let [mut asker, mut right, mut wrong] = [0, 1, 2].map(|index| Account {
-        key: PrivateKeySigner::from_slice(&KEYS[index]).expect("a key of the test mnemonic"),
-        nonce: 0,
-        spec,
-        txs,
-    });
-
-    let artifact: serde_json::Value = serde_json::from_str(BOUNTY)?;
-    let code = artifact["bytecode"].as_str().context("the artifact has bytecode")?;
     let arguments = (model.id().0, *first, *last).abi_encode_params();
-    let deployed = asker.send(TxKind::Create, 0, [hex::decode(code)?, arguments].concat())?;
-    let contract = deployed.created_address().context("the contract was not deployed")?;
-    say!("deploy    {contract}  gas {}", deployed.tx_gas_used())?;
-    let to = TxKind::Call(contract);
+    let to = TxKind::Call(deploy(asker, BOUNTY, arguments)?);
 
     let ask = SemanticBounty::askCall {
         tokens: bytes(QUESTION)?,
@@ -260,7 +310,7 @@ fn bounty(spec: &ChainSpec, txs: &Transactions, file: &Path) -> Result<()> {
         let call = SemanticBounty::answerCall { id: event.id, tokens, salt, embedding };
         account.send(to, 0, call.abi_encode())
     };
-    let refused = answer(&mut wrong, WRONG)?;
+    let refused = answer(wrong, WRONG)?;
     ensure!(!refused.is_success(), "the wrong answer was paid");
     let why = SemanticBounty::TooFar::abi_decode(refused.output().context("a revert has data")?)?;
     say!(
@@ -269,7 +319,7 @@ fn bounty(spec: &ChainSpec, txs: &Transactions, file: &Path) -> Result<()> {
         q15(i32::try_from(why.floorQ15)?),
         refused.tx_gas_used()
     )?;
-    let paid = answer(&mut right, RIGHT)?;
+    let paid = answer(right, RIGHT)?;
     ensure!(paid.is_success(), "the right answer was refused: {paid:?}");
     let cosine = self::event::<SemanticBounty::Answered>(&paid)?.cosineQ15;
     say!(
