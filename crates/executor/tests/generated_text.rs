@@ -1,6 +1,8 @@
 //! A contract has the committed text model write: the same bytes in a block, call after call, as a call, and from the decoder
 //! alone; and all of a block's texts in one batch of steps.
 
+#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
+
 mod common;
 
 use std::{io::Cursor, path::Path, sync::Arc};
