@@ -8,7 +8,10 @@ use std::{
     sync::Arc,
 };
 
-use hyperion_model::{Model, Trust, import};
+use hyperion_model::{
+    Model, Trust,
+    import::{self, Precision},
+};
 use hyperion_primitives::Mix;
 
 /// The folder of the committed text model.
@@ -75,9 +78,8 @@ pub fn random(shape: Shape) -> Arc<Model> {
     let path = kept(&format!("{}.hyp", shape.name));
     if !path.exists() {
         let part = kept(&format!("{}.hyp.part", shape.name));
-        let mut out = BufWriter::new(fs::File::create(&part).expect("a file"));
-        import::write(&gguf(shape), &mut out, &mut |_, _| {}).expect("a Llama");
-        out.flush().expect("the disk has room");
+        import::to_file(&gguf(shape), Precision::EightBits, &part, &mut |_, _| {})
+            .expect("a Llama");
         fs::rename(&part, &path).expect("a name in the same folder");
     }
     Arc::new(Model::open(&path, Trust::Roots).expect("what was written"))

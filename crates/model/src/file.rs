@@ -21,7 +21,10 @@ pub use self::{
     read::FileError,
     write::{Parts, TensorPart},
 };
-pub(crate) use self::{read::read, write::Writer};
+pub(crate) use self::{
+    read::read,
+    write::{Kept, Writer},
+};
 
 const MAGIC: &[u8; 8] = b"HYPMODEL";
 const VERSION: u32 = 1;

@@ -19,6 +19,7 @@ mod mixing;
 pub(crate) mod mlp;
 pub mod onnx;
 mod order;
+mod partial;
 mod source;
 
 use std::{
@@ -35,9 +36,15 @@ use self::{
     decoder::{Decoder, Template},
     gguf::Gguf,
     llama::Architecture,
+    partial::Partial,
     source::{Source, Tensors},
 };
-use crate::{Tokenizer, file::Parts, program::ProgramError, quantized::WeightError};
+use crate::{
+    Tokenizer,
+    file::{Kept, Parts},
+    program::ProgramError,
+    quantized::WeightError,
+};
 
 /// Why a source cannot be imported.
 #[derive(Debug, thiserror::Error)]
@@ -161,11 +168,54 @@ pub fn write_with(
     out: &mut (impl io::Write + io::Seek),
     progress: Progress<'_>,
 ) -> Result<ModelId, ImportError> {
-    enum Made {
-        Written(ModelId),
-        Whole(Parts),
+    let made = made(source, precision, progress, &mut |decoder, progress| {
+        decoder.write(Kept::default(), out, progress)
+    })?;
+    match made {
+        Made::Written(id) => Ok(id),
+        Made::Whole(parts) => Ok(parts.write(out)?),
     }
-    let made = with(
+}
+
+/// As [`write_with`], into a file that a later call goes on with if this one does not end: what a decoder's tensors are made
+/// of is noted in `PATH.journal` as each is written, and what stands in the file is compared with the note before it is kept.
+///
+/// # Errors
+///
+/// As for `write_with`. What was made so far stays where going on may help, and goes where it cannot.
+pub fn to_file(
+    source: &Path,
+    precision: Precision,
+    path: &Path,
+    progress: Progress<'_>,
+) -> Result<ModelId, ImportError> {
+    let mut partial = Partial::open(source, path)?;
+    let made = made(source, precision, progress, &mut |decoder, progress| {
+        partial.write(decoder, progress)
+    });
+    let outcome = match made {
+        Ok(Made::Written(id)) => Ok(id),
+        Ok(Made::Whole(parts)) => partial.write_whole(&parts),
+        Err(error) => Err(error),
+    };
+    partial.close(outcome)
+}
+
+/// A source that was read.
+enum Made {
+    /// As a decoder, whose tensors were written one by one.
+    Written(ModelId),
+    Whole(Parts),
+}
+
+/// Reads a source; `write` is called for one that is written as it is read.
+fn made(
+    source: &Path,
+    precision: Precision,
+    progress: Progress<'_>,
+    write: Make<'_, ModelId>,
+) -> Result<Made, ImportError> {
+    with(
         source,
         progress,
         &mut |decoder, progress| {
@@ -173,7 +223,7 @@ pub fn write_with(
                 Precision::EightBits => decoder,
                 Precision::FourBits => decoder.narrowed()?,
             };
-            decoder.write(out, progress).map(Made::Written)
+            write(decoder, progress).map(Made::Written)
         },
         &mut |parts| match precision {
             Precision::EightBits => Ok(Made::Whole(parts)),
@@ -183,11 +233,7 @@ pub fn write_with(
                 want: "decoders can have them",
             }),
         },
-    )?;
-    match made {
-        Made::Written(id) => Ok(id),
-        Made::Whole(parts) => Ok(parts.write(out)?),
-    }
+    )
 }
 
 /// What a decoder that is ready is made into.

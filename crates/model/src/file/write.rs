@@ -1,4 +1,9 @@
-use std::{collections::HashMap, io, sync::Arc};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read as _, Seek as _},
+    sync::Arc,
+};
 
 use hyperion_primitives::{B256, Dtype, ModelId, ProgramId, tensor_root};
 
@@ -158,31 +163,94 @@ impl Layout {
     }
 }
 
+/// What is known of tensors that an earlier try has written to the same file.
+#[derive(Default)]
+pub(crate) struct Kept<'k> {
+    /// Operator, slot and root of each, in order.
+    pub(crate) known: Vec<(u32, u16, B256)>,
+    /// The file, opened for itself, to compare them with.
+    pub(crate) file: Option<File>,
+    /// Hears of each tensor that is in the file.
+    pub(crate) note: Option<Note<'k>>,
+}
+
+/// Notes operator, slot and root of a tensor.
+type Note<'k> = &'k mut dyn FnMut(u32, u16, B256) -> io::Result<()>;
+
 /// Writes a file tensor by tensor, for a model that is larger than memory: the same bytes as [`Parts::write`] makes.
 ///
 /// Tensors come in the order of their operators and slots. What stands before them is written last, so a file that was
 /// not finished is no model.
-pub(crate) struct Writer<'w, W> {
+pub(crate) struct Writer<'w, 'k, W> {
     out: &'w mut W,
     layout: Layout,
     program: ProgramId,
     tokenizer_hash: B256,
     records: Vec<Record>,
+    kept: Kept<'k>,
     /// Where the next tensor goes.
     at: u64,
 }
 
-impl<'w, W: io::Write + io::Seek> Writer<'w, W> {
+impl<'w, 'k, W: io::Write + io::Seek> Writer<'w, 'k, W> {
     /// Begins a file at the start of `out`.
     ///
     /// # Errors
     ///
     /// When writing fails.
-    pub(crate) fn new(program: &Program, tokenizer_hash: B256, out: &'w mut W) -> io::Result<Self> {
+    pub(crate) fn new(
+        program: &Program,
+        tokenizer_hash: B256,
+        kept: Kept<'k>,
+        out: &'w mut W,
+    ) -> io::Result<Self> {
         let layout = Layout::new(program);
         out.seek(io::SeekFrom::Start(layout.data))?;
         let (records, at) = (Vec::new(), layout.data);
-        Ok(Self { out, layout, program: program.id(), tokenizer_hash, records, at })
+        Ok(Self { out, layout, program: program.id(), tokenizer_hash, records, kept, at })
+    }
+
+    /// Takes the tensors of an operator as they stand in the file, if an earlier try has written them all; once one is
+    /// not as it was noted, no later one is taken either.
+    ///
+    /// # Errors
+    ///
+    /// When a place in the file cannot be found.
+    pub(crate) fn keeps(&mut self, op: u32) -> io::Result<bool> {
+        let (first, known) = (self.records.len(), &self.kept.known);
+        let Some(file) = self.kept.file.as_mut().filter(|_| known.len() > first) else {
+            return Ok(false);
+        };
+        let of_op = |wanted: &&(u32, Slot)| wanted.0 == op;
+        let wanted: Vec<_> = self.layout.wanted[first..].iter().take_while(of_op).collect();
+        let mut records: Vec<Record> = Vec::new();
+        let mut at = self.at;
+        for (wanted, known) in wanted.iter().zip(&known[first..]) {
+            let mut data = vec![0; usize::try_from(wanted.1.bytes()).map_err(io::Error::other)?];
+            file.seek(io::SeekFrom::Start(at))?;
+            let is_there = file.read_exact(&mut data).is_ok();
+            let own = is_there.then(|| record(**wanted, &data, at));
+            let noted = |own: &Record| *known == (own.op, own.slot, own.root.0);
+            let Some(own) = own.filter(noted) else { break };
+            at = round_up(at + own.bytes, TENSOR_ALIGN);
+            records.push(own);
+        }
+        if records.len() < wanted.len() {
+            self.kept.known.clear();
+            return Ok(false);
+        }
+        for record in records {
+            self.note(&record)?;
+            self.records.push(record);
+        }
+        self.at = at;
+        self.out.seek(io::SeekFrom::Start(at))?;
+        Ok(true)
+    }
+
+    fn note(&mut self, record: &Record) -> io::Result<()> {
+        let note = self.kept.note.as_mut();
+        note.map_or(Ok(()), |note| note(record.op, record.slot, record.root.0))
     }
 
     /// Writes the next tensor.
@@ -202,21 +270,29 @@ impl<'w, W: io::Write + io::Seek> Writer<'w, W> {
         out.put(data)?;
         out.pad_to(end)?;
         self.at = end;
+        self.note(&record)?;
         self.records.push(record);
         Ok(())
     }
 
     /// Makes the next tensor the bytes of another operator's.
     ///
+    /// # Errors
+    ///
+    /// When it cannot be noted.
+    ///
     /// # Panics
     ///
     /// When the program's next tensor is another, or the other one was not written, or has another type or shape.
-    pub(crate) fn share(&mut self, op: u32, slot: u16, from: u32) {
+    pub(crate) fn share(&mut self, op: u32, slot: u16, from: u32) -> io::Result<()> {
         let (_, kind) = self.next(op, slot);
         let other = self.records.iter().find(|record| (record.op, record.slot) == (from, slot));
         let other = *other.expect("the other operator was written before");
         assert_eq!((other.dtype, other.dims), (kind.dtype, kind.stored_dims()), "equal tensors");
-        self.records.push(Record { op, ..other });
+        let record = Record { op, ..other };
+        self.note(&record)?;
+        self.records.push(record);
+        Ok(())
     }
 
     fn next(&self, op: u32, slot: u16) -> (u32, Slot) {
@@ -235,7 +311,7 @@ impl<'w, W: io::Write + io::Seek> Writer<'w, W> {
     ///
     /// When a tensor is missing.
     pub(crate) fn finish(self) -> io::Result<ModelId> {
-        let Self { out, layout, program, tokenizer_hash, records, at } = self;
+        let Self { out, layout, program, tokenizer_hash, records, kept: _, at } = self;
         assert_eq!(records.len(), layout.wanted.len(), "tensors given, tensors of the program");
         let id = model_id(program, tokenizer_hash, &records);
         out.seek(io::SeekFrom::Start(0))?;

@@ -20,7 +20,7 @@ use super::{
     source::{SourceTensor, Tensors},
 };
 use crate::{
-    file::{Parts, TensorPart, Writer},
+    file::{Kept, Parts, TensorPart, Writer},
     program::{Codes, Input, Node, Op, Program, ValueId},
     quantized::Matrix,
     real::{COLUMN_ONE, ROW_ONE, Real},
@@ -452,9 +452,10 @@ impl Decoder<'_> {
         for (op, fill) in (0..).zip(&self.fills) {
             if let Fill::Shared(from) = fill {
                 (0..3).try_for_each(|slot| sink.share(op, slot, *from))?;
-            }
-            for (slot, data) in fill.tensors(self.source)? {
-                sink.put(op, slot, data)?;
+            } else if !sink.keeps(op)? {
+                for (slot, data) in fill.tensors(self.source)? {
+                    sink.put(op, slot, data)?;
+                }
             }
             progress(op as usize + 1, self.fills.len());
         }
@@ -468,13 +469,19 @@ impl Decoder<'_> {
         Ok(Parts { program: self.program, tokenizer_hash: self.tokenizer_hash, tensors })
     }
 
-    /// Writes the model to a file, tensor by tensor.
+    /// Program and tokenizer, which with the tensors make the model's identity.
+    pub(super) fn identity(&self) -> (B256, B256) {
+        (self.program.id().0, self.tokenizer_hash)
+    }
+
+    /// Writes the model to a file, tensor by tensor, but for those that it keeps.
     pub(super) fn write(
         self,
+        kept: Kept<'_>,
         out: &mut (impl io::Write + io::Seek),
         progress: Progress<'_>,
     ) -> Result<hyperion_primitives::ModelId, ImportError> {
-        let mut writer = Writer::new(&self.program, self.tokenizer_hash, out)?;
+        let mut writer = Writer::new(&self.program, self.tokenizer_hash, kept, out)?;
         self.make(&mut writer, progress)?;
         Ok(writer.finish()?)
     }
@@ -485,6 +492,11 @@ trait Sink {
     fn put(&mut self, op: u32, slot: u16, data: Vec<u8>) -> Result<(), ImportError>;
     /// The same bytes as a tensor that was put before.
     fn share(&mut self, op: u32, slot: u16, from: u32) -> Result<(), ImportError>;
+
+    /// Takes the tensors of an operator from an earlier try, if they are there.
+    fn keeps(&mut self, _op: u32) -> Result<bool, ImportError> {
+        Ok(false)
+    }
 }
 
 impl Sink for Vec<TensorPart> {
@@ -501,14 +513,17 @@ impl Sink for Vec<TensorPart> {
     }
 }
 
-impl<W: io::Write + io::Seek> Sink for Writer<'_, W> {
+impl<W: io::Write + io::Seek> Sink for Writer<'_, '_, W> {
     fn put(&mut self, op: u32, slot: u16, data: Vec<u8>) -> Result<(), ImportError> {
         Ok(Self::put(self, op, slot, &data)?)
     }
 
     fn share(&mut self, op: u32, slot: u16, from: u32) -> Result<(), ImportError> {
-        Self::share(self, op, slot, from);
-        Ok(())
+        Ok(Self::share(self, op, slot, from)?)
+    }
+
+    fn keeps(&mut self, op: u32) -> Result<bool, ImportError> {
+        Ok(Self::keeps(self, op)?)
     }
 }
 

@@ -1,8 +1,7 @@
 //! `hyperion model`: import, list and check model files, and score texts with them.
 
 use std::{
-    fs::{self, File},
-    io::{BufWriter, Write as _},
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +11,6 @@ use hyperion_model::{
     import::{self, Precision, generation::Generation},
     oracle,
 };
-use hyperion_primitives::ModelId;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Exit, out::say};
@@ -26,6 +24,9 @@ pub(crate) enum Command {
     /// SOURCE is a Hugging Face folder (config.json, safetensors, tokenizer.json) of an encoder of the BERT family or of a
     /// decoder (Llama, Mistral, Qwen2, Qwen3, Gemma 2 and 3, GPT-2), a .gguf file of a decoder, a folder with graph.json and
     /// safetensors, or an .onnx classifier.
+    ///
+    /// A decoder is read and written tensor by tensor, so it may be larger than memory. Interrupted, the same command goes
+    /// on from there as long as the source is untouched; what was made so far is beside OUT, in .hyp.partial files.
     Import {
         /// What to import.
         source: PathBuf,
@@ -129,17 +130,21 @@ pub(crate) fn run(command: &Command) -> Result<()> {
 ///
 /// # Errors
 ///
-/// When the source is refused, or the file cannot be written; a file that is there stays until the new one is whole.
+/// When the source is refused, or the file cannot be written; a file that is there stays until the new one is whole. A large
+/// import that is interrupted goes on where it was when it is asked for again.
 pub(crate) fn import_model(source: &Path, out: &Path, precision: Precision) -> Result<()> {
     let bar = bar("importing");
     let partial = out.with_extension("hyp.partial");
-    let written = write(source, precision, &partial, &bar);
+    let made = import::to_file(source, precision, &partial, &mut |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    });
     bar.finish_and_clear();
-    if written.is_err() {
-        // Half a model is of no use; that it cannot be removed is no second trouble.
-        let _ = fs::remove_file(&partial);
-    }
-    let id = written?;
+    let id = made.with_context(|| {
+        let again = "; what was made so far is kept, and the same command goes on from there";
+        let hint = if partial.exists() { again } else { "" };
+        format!("importing {}{hint}", source.display())
+    })?;
     let folder = if source.is_dir() { source } else { source.parent().unwrap_or(source) };
     if source.is_dir() || source.extension().is_some_and(|kind| kind == "gguf") {
         let from = folder.join("tokenizer.json");
@@ -156,18 +161,6 @@ pub(crate) fn import_model(source: &Path, out: &Path, precision: Precision) -> R
     fs::rename(&partial, out).with_context(|| format!("writing {}", out.display()))?;
     say!("{id}  {}", out.display())?;
     Ok(())
-}
-
-fn write(source: &Path, precision: Precision, to: &Path, bar: &ProgressBar) -> Result<ModelId> {
-    let file = File::create(to).with_context(|| format!("making {}", to.display()))?;
-    let mut writer = BufWriter::new(file);
-    let id = import::write_with(source, precision, &mut writer, &mut |done, all| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-    })?;
-    writer.flush()?;
-    writer.get_ref().sync_all()?;
-    Ok(id)
 }
 
 /// A progress bar, on a terminal.
