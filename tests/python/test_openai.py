@@ -52,6 +52,15 @@ sampling = drawn.model_extra["verification"]["sampling"]
 assert (sampling["temperatureQ16"], sampling["topPQ16"]) == (45875, 62259), sampling
 assert drawn.model_extra["verification"]["entropy"] == "0x" + f"{7:064x}"
 
+# vLLM's fields beside OpenAI's.
+narrow = client.chat.completions.create(
+    model="pydoc", messages=messages, max_tokens=24, temperature=0.7, seed=7,
+    extra_body={"min_p": 0.05, "repetition_penalty": 1.1},
+)
+sampling = narrow.model_extra["verification"]["sampling"]
+assert (sampling["minPQ16"], sampling["repetitionQ16"]) == (3277, 72090), sampling
+assert not {"minPQ16", "repetitionQ16"} & drawn.model_extra["verification"]["sampling"].keys()
+
 # A stream that is left early.
 stream = client.completions.create(model="pydoc", prompt=prompt, max_tokens=500, stream=True)
 next(iter(stream))

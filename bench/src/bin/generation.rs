@@ -120,7 +120,7 @@ impl Rig {
     fn answer(&mut self, tokens: usize) -> (f64, f64) {
         let prompt = self.text(PROMPT);
         let mut context = self.decoder.begin();
-        let mut sampler = Sampler::new(Sampling::GREEDY, [0; 32]);
+        let mut sampler = Sampler::new(Sampling::GREEDY, [0; 32], &[]);
         let begin = Instant::now();
         let mut logits =
             self.decoder.prefill(&mut self.device, &mut context, &prompt).expect("a prompt");
@@ -134,7 +134,7 @@ impl Rig {
         let generate_s = begin.elapsed().as_secs_f64();
         self.decoder.release(context);
         let begin = Instant::now();
-        let sampler = Sampler::new(Sampling::GREEDY, [0; 32]);
+        let sampler = Sampler::new(Sampling::GREEDY, [0; 32], &[]);
         let found = replay(&mut self.decoder, &mut self.device, &prompt, &answer, sampler);
         let check_s = begin.elapsed().as_secs_f64();
         assert_eq!(found.expect("a text"), Replay::Equal, "decode and prefill give the same");

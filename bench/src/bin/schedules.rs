@@ -128,7 +128,7 @@ fn measure(
         )
         .expect("a device in service");
         for (asked, answer) in schedule(&engine, model, corpus, &mut mix) {
-            let sampler = asked.drawing.sampler(asked.seed);
+            let sampler = asked.drawing.sampler(asked.seed, &asked.prompt);
             let found = replay(&mut alone, checker.as_mut(), &asked.prompt, &answer, sampler);
             different += u64::from(found.expect("a text that fits") != Replay::Equal);
             tokens += answer.len() as u64;
@@ -165,6 +165,8 @@ fn schedule(
             top_k: [0, 0, 40][mix.below(3) as usize],
             top_p_q16: [65_536, 62_259][mix.below(2) as usize],
             frequency_q16: [0, 0, 1 << 14][mix.below(3) as usize],
+            min_p_q16: [0, 0, 3_277][mix.below(3) as usize],
+            repetition_q16: [0, 0, 78_643][mix.below(3) as usize],
             tokens_max: 1 + mix.below(u64::from(longest.min(140))) as u32,
             ..Sampling::default()
         };

@@ -28,18 +28,18 @@ impl Drawing {
             Ok(hash) => hash,
             Err(error) => return invalid(error.to_string()),
         };
-        if sampling.draw().is_none() {
+        sampling.repetition_q16 = sampling.repetition();
+        let Some(draw) = sampling.draw() else {
             return invalid(
-                "want a temperature of 0, or above 0.01 and at most 100, top_p above 0 and at most 1, and penalties of at most 32 in \
-                 magnitude"
+                "want a temperature of 0, or above 0.01 and at most 100, top_p above 0 and at most 1, min_p of 0 to 1, penalties of \
+                 at most 32 in magnitude, and a repetition penalty of 1/8 to 8"
                     .to_owned(),
             );
-        }
+        };
         if sampling.tokens_max == 0 {
             return invalid("tokens_max is 0: an answer has a token at least".to_owned());
         }
-        let penalised = (sampling.frequency_q16, sampling.presence_q16) != (0, 0);
-        if penalised && sampling.tokens_max > PENALISED_TOKENS_MAX {
+        if (draw.counts() || draw.sees()) && sampling.tokens_max > PENALISED_TOKENS_MAX {
             return invalid(format!(
                 "tokens_max is {}: with penalties an answer has {PENALISED_TOKENS_MAX} tokens at most",
                 sampling.tokens_max
@@ -73,13 +73,13 @@ impl Drawing {
         tokens >= self.sampling.tokens_max || self.stop_ids.binary_search(&last).is_ok()
     }
 
-    /// Draws under a seed; nothing is drawn yet.
+    /// Draws of an answer to a prompt under a seed; nothing is drawn yet.
     ///
     /// # Panics
     ///
     /// Never: [`new`](Self::new) checked the ranges.
-    pub fn sampler(&self, seed: B256) -> Sampler {
-        Sampler::new(self.sampling.draw().expect("checked when it was made"), seed.0)
+    pub fn sampler(&self, seed: B256, prompt: &[u32]) -> Sampler {
+        Sampler::new(self.sampling.draw().expect("checked when it was made"), seed.0, prompt)
     }
 
     /// Accepts it for a model and a prompt of so many tokens.
@@ -88,6 +88,15 @@ impl Drawing {
             let vocabulary = manifest.vocabulary;
             return Err(Invalid::Drawing(format!(
                 "end id {id} is outside a vocabulary of {vocabulary}"
+            )));
+        }
+        let both = u64::from(in_tokens) + u64::from(self.tokens_max());
+        let sees = self.sampling.repetition() != 65_536;
+        if sees && both > u64::from(PENALISED_TOKENS_MAX) {
+            return Err(Invalid::Drawing(format!(
+                "a prompt of {in_tokens} tokens and an answer of {}: with a repetition penalty both have {PENALISED_TOKENS_MAX} \
+                 at most",
+                self.tokens_max()
             )));
         }
         if manifest.rows(in_tokens, self.tokens_max()).is_none() {

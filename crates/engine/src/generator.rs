@@ -170,7 +170,7 @@ impl Generator {
     /// Takes an answer in.
     pub(crate) fn join(&mut self, joined: Joined) {
         let tokens = ids(&joined.prompt);
-        let sampler = joined.drawing.sampler(joined.seed);
+        let sampler = joined.drawing.sampler(joined.seed, &tokens);
         let is_chain = joined.class == Class::Chain;
         let place = if is_chain { self.blocks() } else { self.running.len() };
         let running = Running {

@@ -49,7 +49,7 @@ fn alone(model: &Model, prompt: &[u32], drawing: &Drawing, seed: B256) -> Vec<u3
     let mut reference = Reference::default();
     let limits = Limits { rows_max: CONTEXT, outputs_max: 1, pages: CONTEXT.div_ceil(32) };
     let mut decoder = Decoder::load(model, &mut reference, limits).unwrap();
-    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(seed));
+    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(seed, prompt));
     let mut answer = Vec::new();
     let mut logits = decoder.prefill(&mut reference, &mut context, prompt).unwrap();
     loop {
@@ -94,7 +94,15 @@ fn mixed(
         let mut prompt = common[..shared].to_vec();
         prompt.extend((0..own).map(|_| mix.below(50) as u32));
         let temperature = [0, 1 << 16, 3 << 15][mix.below(3) as usize];
-        let drawing = drawing(temperature, 1 + mix.below(60) as u32, &[7]);
+        let tokens_max = 1 + mix.below(60) as u32;
+        // Every setting that looks at the tokens before, by itself and beside the others.
+        let sampling = Sampling {
+            frequency_q16: [0, 0, 20_000][mix.below(3) as usize],
+            min_p_q16: [0, 0, 13_107, 52_429][mix.below(4) as usize],
+            repetition_q16: [0, 65_536, 98_304, 45_000][mix.below(4) as usize],
+            ..*drawing(temperature, tokens_max, &[]).sampling()
+        };
+        let drawing = Drawing::new(sampling, vec![7]).unwrap();
         let job = job(&setup.engine, &model, nth, &prompt, &drawing);
         let (seed, tokens) = (job.seed(), Arc::new(Mutex::new(Vec::new())));
         let heard = Arc::clone(&tokens);
@@ -133,7 +141,8 @@ fn check_by_prefill(model: &Model, prompt: &[u32], answer: &[u32], drawing: &Dra
     let limits = Limits { rows_max: 50, outputs_max: 16, pages: CONTEXT.div_ceil(32) };
     let mut decoder = Decoder::load(model, device.as_mut(), limits).unwrap();
     let mut check = |answer: &[u32]| {
-        replay(&mut decoder, device.as_mut(), prompt, answer, drawing.sampler(seed)).unwrap()
+        replay(&mut decoder, device.as_mut(), prompt, answer, drawing.sampler(seed, prompt))
+            .unwrap()
     };
     assert_eq!(check(answer), Replay::Equal);
     let mut other = answer.to_vec();
@@ -274,7 +283,14 @@ fn what_cannot_be_drawn_is_refused_with_the_numbers() {
     refuse(Sampling { top_p_q16: 0, ..base }, Vec::new());
     refuse(Sampling { presence_q16: i32::MIN, ..base }, Vec::new());
     refuse(Sampling { presence_q16: 1, tokens_max: 5000, ..base }, Vec::new());
+    refuse(Sampling { min_p_q16: 65_537, ..base }, Vec::new());
+    refuse(Sampling { repetition_q16: 8_191, ..base }, Vec::new());
+    refuse(Sampling { repetition_q16: 524_289, ..base }, Vec::new());
+    refuse(Sampling { repetition_q16: 70_000, tokens_max: 4097, ..base }, Vec::new());
     refuse(base, (0..257).collect());
+    // Off has two spellings and one hash.
+    let off = Drawing::new(Sampling { repetition_q16: 65_536, ..base }, Vec::new()).unwrap();
+    assert_eq!(off.sampling().hash(), base.hash());
 }
 
 #[test]

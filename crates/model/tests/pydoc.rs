@@ -26,7 +26,7 @@ fn greedy(
     (prompt, end_ids): (&[u32], &[u32]),
     tokens_max: usize,
 ) -> Vec<u32> {
-    let mut sampler = Sampler::new(Sampling::GREEDY, [0; 32]);
+    let mut sampler = Sampler::new(Sampling::GREEDY, [0; 32], &[]);
     let mut context = decoder.begin();
     let mut logits = decoder.prefill(device, &mut context, prompt).unwrap();
     let mut answer = Vec::new();

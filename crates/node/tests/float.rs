@@ -131,6 +131,14 @@ async fn a_node_answers_signs_and_logs_and_says_that_it_is_attested_only() {
     let drawn = Some(v1::Sampling { top_k: 1, ..v1::Sampling::default() });
     let said = refused(v1::InferRequest { sampling: drawn, ..ask("similar", "w3") }).await;
     assert!(said.contains("draws nothing"), "{said}");
+    for (drawn, field) in [
+        (v1::Sampling { min_p_q16: 1, ..v1::Sampling::default() }, "min_p_q16"),
+        (v1::Sampling { repetition_q16: 70_000, ..v1::Sampling::default() }, "repetition_q16"),
+    ] {
+        let request = v1::InferRequest { sampling: Some(drawn), ..ask("chat", "w3") };
+        let said = refused(request).await;
+        assert!(said.contains("floating point"), "{field}: {said}");
+    }
     let quote = v1::QuoteRequest { model: "chat".to_owned(), ..v1::QuoteRequest::default() };
     let said = client.inference.quote(quote).await.unwrap_err();
     assert!(said.message().contains("floating point"), "{said}");

@@ -17,15 +17,30 @@ fn an_answer_is_kept_and_checked_by_one_prefill() {
     let node = home.node(&["--dev"]);
     let url = node.grpc_url();
     let mut receipts = Vec::new();
-    for (name, more) in
-        [("greedy.json", &["--chat"][..]), ("drawn.json", &["--temperature", "0.8"][..])]
-    {
+    let narrow = ["--temperature", "0.8", "--min-p", "0.05", "--repetition-penalty", "1.2"];
+    for (name, more) in [
+        ("greedy.json", &["--chat"][..]),
+        ("drawn.json", &["--temperature", "0.8"][..]),
+        ("narrow.json", &narrow[..]),
+    ] {
         let mut asked = vec!["infer", "pydoc", "--text", "What is the with statement?"];
         asked.extend(["--tokens", "40", "--node", &url, "--receipt", name]);
         asked.extend(more);
         let said = home.ok(&asked);
         assert!(said.contains("answer   ") && said.contains("tokens   "), "{said}");
         receipts.push(name);
+    }
+    for wrong in [
+        ["--min-p", "1.1"],
+        ["--min-p", "nan"],
+        ["--repetition-penalty", "0.1"],
+        ["--repetition-penalty", "8.01"],
+        ["--temperature", "101"],
+    ] {
+        let asked = ["infer", "pydoc", "--text", "A", "--node", &url];
+        let output = home.run(&[&asked[..], &wrong[..]].concat());
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(wrong[0]), "{said}");
     }
     let (key, _) = (node.log_key(), drop(node));
     let verify = ["--recompute", "--log-key", &key];

@@ -71,11 +71,13 @@ pub enum Stem {
     Softcap,
     /// Linear steps on weights of four bits.
     Nibbles,
+    /// Penalised logits, and tokens drawn with every setting; as [`Sample`](Self::Sample), which has the older settings.
+    Repetition,
 }
 
 impl Stem {
     /// Every stem, in the order of the pinned text.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Quantize,
         Self::Gemm,
         Self::Requantize,
@@ -97,6 +99,7 @@ impl Stem {
         Self::Cache,
         Self::Softcap,
         Self::Nibbles,
+        Self::Repetition,
     ];
 
     /// Name of its section; for an operator also that of its file in `crates/ops/src/`.
@@ -123,12 +126,13 @@ impl Stem {
             Self::Cache => "cache",
             Self::Softcap => "softcap",
             Self::Nibbles => "nibbles",
+            Self::Repetition => "repetition",
         }
     }
 
-    /// Whether a device computes it; `sample` always runs on the CPU.
+    /// Whether a device computes it; draws always run on the CPU.
     pub const fn on_device(self) -> bool {
-        !matches!(self, Self::Sample)
+        !matches!(self, Self::Sample | Self::Repetition)
     }
 
     /// Cases that [`check`] runs.

@@ -40,6 +40,7 @@ pub mod pool;
 pub mod position;
 pub mod quantize;
 mod reference;
+pub mod repetition;
 pub mod requantize;
 pub mod rope;
 pub mod round;

@@ -10,7 +10,7 @@ use hyperion_ops::{
     quantize::{quantize, quantize_fine},
     rope::{cos_sin, turn},
     round::req,
-    sample::sample,
+    sample::{Past, sample},
 };
 use hyperion_primitives::{Mix, keccak256};
 use serde_json::Value;
@@ -130,6 +130,6 @@ fn drawn() {
         let (top_k, top_p) = (word(mix, 51), 1 + word(mix, 65_536));
         let sampling = Sampling::new(temperature, top_k, top_p, 0, 0).unwrap();
         let seed: [u8; 32] = mix.u64().to_le_bytes().repeat(4).try_into().unwrap();
-        push(results, [sample(sampling, &seed, word(mix, 1000), &logits, &[])]);
+        push(results, [sample(sampling, &seed, word(mix, 1000), &logits, Past::default())]);
     });
 }

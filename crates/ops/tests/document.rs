@@ -21,11 +21,12 @@ use hyperion_ops::{
     pool::{pool, pool_unit},
     position::position,
     quantize::{quantize, quantize_fine, split},
+    repetition::repeated,
     requantize::{Channels, requantize},
     rope::{cos_sin, turn},
     round::{fit, inv_root, isqrt32, req, rshr, wide},
     rows::rows,
-    sample::sample,
+    sample::{Past, sample},
     softcap::softcap,
     table::{Table, exp2_neg, tables_root},
 };
@@ -209,8 +210,18 @@ fn compute(name: &str, arguments: &Value) -> Value {
         "argmax" => json!([argmax(&read::<Vec<i32>>(arg(0)))]),
         "sample" => {
             let sampling = Sampling::new(read(arg(1)), read(arg(2)), read(arg(3)), 0, 0).unwrap();
+            let sampling = sampling.min_p(read(arg(5))).unwrap();
             let seed = core::array::from_fn(|i| u8::try_from(i).unwrap());
-            json!([sample(sampling, &seed, read(arg(4)), &read::<Vec<i32>>(arg(0)), &[])])
+            let logits: Vec<i32> = read(arg(0));
+            json!([sample(sampling, &seed, read(arg(4)), &logits, Past::default())])
+        }
+        "repetition" => {
+            let logits: Vec<i32> = read(arg(0));
+            row(logits.len(), |out| {
+                for (out, logit) in out.iter_mut().zip(&logits) {
+                    *out = repeated(*logit, read(arg(1)));
+                }
+            })
         }
         other => panic!("the page has a vector of `{other}`, which this test does not know"),
     }

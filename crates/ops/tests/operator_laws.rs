@@ -8,7 +8,7 @@ use hyperion_ops::{
     norm::norm,
     pool::{pool, pool_unit},
     rope::{cos_sin, turn},
-    sample::{draw, sample},
+    sample::{Past, draw, sample},
     table::exp2_neg,
 };
 use hyperion_primitives::limits::SAT;
@@ -140,10 +140,10 @@ proptest! {
         for token in left_out {
             prop_assert!(logits[token as usize] <= least, "what is kept ranks above the rest");
         }
-        prop_assert_eq!(sample(sampling, &seed, position, &logits, &[]), drawn.token);
+        prop_assert_eq!(sample(sampling, &seed, position, &logits, Past::default()), drawn.token);
         for narrow in [Sampling::new(temperature, 1, 65_536, 0, 0), Sampling::new(temperature, 0, 1, 0, 0)] {
-            let token = sample(narrow.unwrap(), &seed, position, &logits, &[]);
-            prop_assert_eq!(token, sample(Sampling::GREEDY, &seed, position, &logits, &[]));
+            let token = sample(narrow.unwrap(), &seed, position, &logits, Past::default());
+            prop_assert_eq!(token, sample(Sampling::GREEDY, &seed, position, &logits, Past::default()));
         }
     }
 

@@ -45,6 +45,15 @@ fn sizes_at_and_beyond_the_limits() {
         ("more than all", Sampling::new(656, 0, 65_537, 0, 0).is_some(), false),
         ("largest penalty", Sampling::new(656, 0, 1, 1 << 21, -(1 << 21)).is_some(), true),
         ("penalty too large", Sampling::new(656, 0, 1, 0, (1 << 21) + 1).is_some(), false),
+        ("no least share", Sampling::GREEDY.min_p(0).is_some(), true),
+        ("the whole share", Sampling::GREEDY.min_p(65_536).is_some(), true),
+        ("more than the whole", Sampling::GREEDY.min_p(65_537).is_some(), false),
+        ("no repetition penalty", Sampling::GREEDY.repetition(65_536).is_some(), true),
+        ("repetition of nothing", Sampling::GREEDY.repetition(0).is_some(), false),
+        ("least repetition", Sampling::GREEDY.repetition(8_192).is_some(), true),
+        ("less repetition", Sampling::GREEDY.repetition(8_191).is_some(), false),
+        ("most repetition", Sampling::GREEDY.repetition(524_288).is_some(), true),
+        ("more repetition", Sampling::GREEDY.repetition(524_289).is_some(), false),
         ("penalty of i32::MIN", Sampling::new(656, 0, 1, i32::MIN, 0).is_some(), false),
     ];
     for (name, accepted, want) in cases {

@@ -21,7 +21,7 @@ use hyperion_ops::{
     requantize::Channels,
     rope::{cos_sin, turn},
     round::{inv_root, isqrt32, req, rshr, wide},
-    sample::{LOG2E_Q24, draw, penalised, sample},
+    sample::{LOG2E_Q24, Past, draw, penalised, sample},
     table::{EXP2, GELU, GELU_TANH, SILU, SIN, TABLES_ROOT, Table, exp2_neg, tables_root},
 };
 use hyperion_primitives::{Dtype, Mix, keccak256, limits::SAT, tensor_root, w8r};
@@ -301,13 +301,14 @@ fn drawn_tokens_with_every_value_on_the_way() {
         .unwrap();
         let logits: Vec<i32> = read(&case["logits"]);
         let counts: Vec<u32> = args.get("counts").map_or_else(Vec::new, read);
+        let past = Past { counts: &counts, seen: &[] };
         let seed = hex::decode(read::<String>(&case["seed"]).trim_start_matches("0x")).unwrap();
         let seed: [u8; 32] = seed.try_into().unwrap();
         let position = unsigned("pos", 0);
         let token: u32 = read(&want["token"]);
-        assert_eq!(sample(sampling, &seed, position, &logits, &counts), token, "{args}");
+        assert_eq!(sample(sampling, &seed, position, &logits, past), token, "{args}");
         if sampling.temperature_q16 > 0 {
-            let logits = penalised(sampling, &logits, &counts);
+            let logits = penalised(sampling, &logits, past);
             let got = draw(sampling, &seed, position, &logits);
             assert_eq!(got.tau, read::<u64>(&want["tau"]), "{args}");
             assert_eq!(got.distances, read::<Vec<u32>>(&want["d"]), "{args}");

@@ -291,6 +291,8 @@ impl InferHeader {
             presence_q16: arguments.i32(6, 2)?,
             tokens_max: arguments.u32(7, 2)?,
             stop_hash: arguments.word(8, 2)?,
+            // The ABI's seven fields know neither min-p nor a repetition penalty: both are off.
+            ..Sampling::default()
         };
         let seed = arguments.word(9, 3)?;
         let input = arguments.tail(INFER_WORDS - 1, 1, 1)?;

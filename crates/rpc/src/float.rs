@@ -340,6 +340,14 @@ fn draw(
         let refused = Err(Error::at(Code::SamplingInvalid, "sampling", text));
         return if *wire == none { Ok(None) } else { refused };
     }
+    let not_built = [
+        ("sampling.min_p_q16", wire.min_p_q16 != 0),
+        ("sampling.repetition_q16", !matches!(wire.repetition_q16, 0 | 65_536)),
+    ];
+    if let Some((field, _)) = not_built.iter().find(|(_, asked)| *asked) {
+        let text = "is not supported by models in floating point";
+        return Err(Error::at(Code::UnsupportedParameter, *field, text));
+    }
     let ends =
         if wire.stop_tokens.is_empty() { model.ends.clone() } else { wire.stop_tokens.clone() };
     let sampling = Sampling {

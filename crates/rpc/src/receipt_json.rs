@@ -18,6 +18,8 @@ use crate::plain::{Decimal, Hex, HexBytes};
 
 /// The version that is written and the only one that is read.
 const VERSION: u32 = 1;
+/// The repetition penalty that penalises nothing.
+const REPETITION_OFF: u32 = 65_536;
 
 /// A receipt with everything that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -263,6 +265,17 @@ pub(crate) struct SamplingJson {
     presence_q16: i32,
     tokens_max: u32,
     stop_tokens: Vec<u32>,
+    /// Absent where it is off, so that settings have one spelling.
+    #[serde(
+        rename = "minPQ16",
+        default,
+        deserialize_with = "present",
+        skip_serializing_if = "Option::is_none"
+    )]
+    min_p_q16: Option<u32>,
+    /// Absent where it is off.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    repetition_q16: Option<u32>,
 }
 
 /// A claim as JSON spells it.
@@ -354,6 +367,8 @@ impl From<&Drawing> for SamplingJson {
             presence_q16: sampling.presence_q16,
             tokens_max: sampling.tokens_max,
             stop_tokens: drawing.stop_ids().to_vec(),
+            min_p_q16: Some(sampling.min_p_q16).filter(|q16| *q16 != 0),
+            repetition_q16: Some(sampling.repetition()).filter(|q16| *q16 != REPETITION_OFF),
         }
     }
 }
@@ -369,8 +384,12 @@ impl TryFrom<SamplingJson> for Drawing {
             frequency_q16: json.frequency_q16,
             presence_q16: json.presence_q16,
             tokens_max: json.tokens_max,
+            min_p_q16: json.min_p_q16.unwrap_or(0),
+            repetition_q16: json.repetition_q16.unwrap_or(REPETITION_OFF),
             ..Sampling::default()
         };
+        let off_said =
+            json.min_p_q16 == Some(0) || matches!(json.repetition_q16, Some(0 | REPETITION_OFF));
         let stops = json.stop_tokens.clone();
         let drawing = Self::new(sampling, json.stop_tokens);
         let field =
@@ -378,7 +397,13 @@ impl TryFrom<SamplingJson> for Drawing {
         let drawing = drawing.map_err(|why| {
             field("out of range".to_owned(), format!("settings that can be: {why}"))
         })?;
-        // Another order would hash alike: two files that differ would say the same.
+        // Another order, or "off" spelled out, would hash alike: two files that differ would say the same.
+        if off_said {
+            return Err(field(
+                "a setting that is off".to_owned(),
+                "minPQ16 and repetitionQ16 where they are on".to_owned(),
+            ));
+        }
         if drawing.stop_ids() == stops {
             Ok(drawing)
         } else {

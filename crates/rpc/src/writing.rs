@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use hyperion_engine::{Drawing, ModelInfo};
+use hyperion_engine::{Drawing, ModelInfo, PENALISED_TOKENS_MAX};
 use hyperion_verify::Sampling;
 use serde_json::Value;
 
@@ -62,7 +62,12 @@ pub(crate) fn drawing(
 ) -> Result<Drawing, Error> {
     let asked = asked.unwrap_or_default();
     let penalised = (asked.frequency_q16, asked.presence_q16) != (0, 0);
-    let longest = if penalised { hyperion_engine::PENALISED_TOKENS_MAX } else { u32::MAX };
+    let longest = match asked.repetition_q16 {
+        0 | 65_536 if penalised => PENALISED_TOKENS_MAX,
+        0 | 65_536 => u32::MAX,
+        // A prompt that is too long by itself is refused by the engine, which names the limit.
+        _ => PENALISED_TOKENS_MAX.saturating_sub(in_tokens).max(1),
+    };
     let room = model.rows_max.saturating_sub(in_tokens).saturating_add(1);
     let own = || face.writing.as_ref().map_or_else(Vec::new, |writing| writing.end_ids.clone());
     let stop_tokens = if asked.stop_tokens.is_empty() { own() } else { asked.stop_tokens.clone() };
@@ -85,6 +90,8 @@ pub(crate) fn wire_sampling(drawing: &Drawing) -> v1::Sampling {
         presence_q16: sampling.presence_q16,
         tokens_max: sampling.tokens_max,
         stop_tokens: drawing.stop_ids().to_vec(),
+        min_p_q16: sampling.min_p_q16,
+        repetition_q16: sampling.repetition_q16,
     }
 }
 
@@ -97,6 +104,8 @@ pub(crate) fn of_wire(wire: v1::Sampling) -> Result<Drawing, Error> {
         frequency_q16: wire.frequency_q16,
         presence_q16: wire.presence_q16,
         tokens_max: wire.tokens_max,
+        min_p_q16: wire.min_p_q16,
+        repetition_q16: wire.repetition_q16,
         ..Sampling::default()
     };
     Drawing::new(sampling, wire.stop_tokens).map_err(Error::from)

@@ -44,7 +44,7 @@ fn alone(prompt: &[u32], drawing: &Drawing, seed: B256) -> Vec<u32> {
     let mut reference = Reference::default();
     let limits = Limits { rows_max: 64, outputs_max: 1, pages: 2 };
     let mut decoder = Decoder::load(&writer(), &mut reference, limits).unwrap();
-    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(seed));
+    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(seed, prompt));
     let mut logits = decoder.prefill(&mut reference, &mut context, prompt).unwrap();
     let mut answer = Vec::new();
     loop {
@@ -67,6 +67,8 @@ fn check(answer: &v1::InferResponse) {
         frequency_q16: wire.frequency_q16,
         presence_q16: wire.presence_q16,
         tokens_max: wire.tokens_max,
+        min_p_q16: wire.min_p_q16,
+        repetition_q16: wire.repetition_q16,
         ..Sampling::default()
     };
     let drawing = Drawing::new(sampling, wire.stop_tokens).unwrap();
@@ -101,6 +103,21 @@ async fn an_answer_is_drawn_as_its_settings_and_seed_say() {
             Some(v1::Sampling { frequency_q16: 1 << 15, presence_q16: -300, ..warm(20).unwrap() }),
         ),
         ("Q", Some(v1::Sampling { top_k: 3, top_p_q16: 40_000, ..warm(20).unwrap() })),
+        ("Q", Some(v1::Sampling { min_p_q16: 9_000, ..warm(20).unwrap() })),
+        ("QQRS", Some(v1::Sampling { repetition_q16: 90_000, ..warm(20).unwrap() })),
+        (
+            "QQRS",
+            Some(v1::Sampling { repetition_q16: 90_000, tokens_max: 20, ..Default::default() }),
+        ),
+        (
+            "QQRS",
+            Some(v1::Sampling {
+                min_p_q16: 900,
+                repetition_q16: 40_000,
+                presence_q16: 7_000,
+                ..warm(20).unwrap()
+            }),
+        ),
     ] {
         let answer = infer(&node, ask(text, sampling.clone())).await;
         check(&answer);
@@ -212,6 +229,18 @@ async fn what_cannot_be_drawn_is_refused_by_name() {
         ),
         (
             ask("A", Some(v1::Sampling { top_p_q16: 65_537, ..Default::default() })),
+            "sampling_invalid",
+        ),
+        (
+            ask("A", Some(v1::Sampling { min_p_q16: 65_537, ..Default::default() })),
+            "sampling_invalid",
+        ),
+        (
+            ask("A", Some(v1::Sampling { repetition_q16: 8_191, ..Default::default() })),
+            "sampling_invalid",
+        ),
+        (
+            ask("A", Some(v1::Sampling { repetition_q16: 524_289, ..warm(3).unwrap() })),
             "sampling_invalid",
         ),
         (

@@ -160,6 +160,18 @@ async fn what_is_not_built_is_refused_by_name() {
         (chat(json!({"temperature": 0.001})), "sampling_invalid", "sampling"),
         (chat(json!({"top_p": 0})), "sampling_invalid", "top_p"),
         (chat(json!({"presence_penalty": 99})), "sampling_invalid", "sampling"),
+        (chat(json!({"min_p": -0.1})), "bad_field", "min_p"),
+        (chat(json!({"min_p": 1.1})), "sampling_invalid", "sampling"),
+        (chat(json!({"min_p": 1e300})), "sampling_invalid", "min_p"),
+        (chat(json!({"min_p": 2, "temperature": 0})), "sampling_invalid", "sampling"),
+        (chat(json!({"repetition_penalty": 0})), "sampling_invalid", "repetition_penalty"),
+        (chat(json!({"repetition_penalty": -1})), "bad_field", "repetition_penalty"),
+        (chat(json!({"repetition_penalty": 0.1})), "sampling_invalid", "sampling"),
+        (
+            chat(json!({"repetition_penalty": 8.1, "temperature": 0})),
+            "sampling_invalid",
+            "sampling",
+        ),
         (
             chat(json!({"max_tokens": 3, "max_completion_tokens": 4})),
             "bad_field",

@@ -4,10 +4,11 @@
 mod common;
 
 use common::{DOMAIN, key, ledger};
+use hyperion_engine::Drawing;
 use hyperion_primitives::{Address, Dtype, ModelId, U256, input_hash, output_hash};
 use hyperion_rpc::receipt_json::{Envelope, EnvelopeError, TensorData};
 use hyperion_verify::{
-    Checkpoint, Claim, KeyKind, NoteSigner, Receipt, Request, Trust,
+    Checkpoint, Claim, KeyKind, NoteSigner, Receipt, Request, Sampling, Trust,
     log::{inclusion_proof, leaf_hash, root_of},
     sign,
 };
@@ -83,6 +84,49 @@ fn what_is_written_is_read_again() {
     for envelope in [whole, bare] {
         assert_eq!(verdict(&envelope.to_json()).unwrap(), envelope);
         assert_eq!(Envelope::parse(&envelope.to_value().to_string()).unwrap(), envelope);
+    }
+}
+
+#[test]
+fn settings_have_one_spelling() {
+    let drawing = |min_p_q16, repetition_q16| {
+        let sampling = Sampling {
+            top_p_q16: 65_536,
+            tokens_max: 8,
+            min_p_q16,
+            repetition_q16,
+            ..Sampling::default()
+        };
+        Envelope { sampling: Some(Drawing::new(sampling, vec![2]).unwrap()), ..envelope() }
+    };
+    let off = drawing(0, 0).to_json();
+    assert!(!off.contains("minP") && !off.contains("repetition"), "{off}");
+    for (min_p, repetition, spelled) in [
+        (900, 0, vec![r#""minPQ16":900"#]),
+        (0, 70_000, vec![r#""repetitionQ16":70000"#]),
+        (1, 8_192, vec![r#""minPQ16":1"#, r#""repetitionQ16":8192"#]),
+    ] {
+        let on = drawing(min_p, repetition);
+        let text = on.to_json();
+        assert!(spelled.iter().all(|part| text.contains(part)), "{text}");
+        assert_eq!(Envelope::parse(&text).unwrap(), on);
+    }
+    let with = |extra: &str| {
+        let settings = r#""stopTokens":[2]"#;
+        Envelope::parse(&off.replace(settings, &format!("{settings},{extra}")))
+    };
+    assert!(with(r#""minPQ16":9"#).is_ok());
+    for wrong in [
+        r#""minPQ16":0"#,
+        r#""minPQ16":null"#,
+        r#""minPQ16":-1"#,
+        r#""minPQ16":65537"#,
+        r#""repetitionQ16":0"#,
+        r#""repetitionQ16":65536"#,
+        r#""repetitionQ16":8191"#,
+        r#""repetitionQ16":524289"#,
+    ] {
+        assert!(with(wrong).is_err(), "{wrong}");
     }
 }
 

@@ -9,7 +9,7 @@ use common::{
     vector_request,
 };
 use hyperion_primitives::{
-    B256, Dtype, Keccak, RequestId, input_hash, merkle, output_hash, tensor_root_of,
+    B256, Dtype, Keccak, RequestId, input_hash, keccak256, merkle, output_hash, tensor_root_of,
 };
 use hyperion_verify::{
     Formula, Manifest, OutputRows, Sampling, SignedClaim, abi,
@@ -111,6 +111,7 @@ fn sampling_seed_and_stop_ids_hash_as_in_the_vectors() {
         presence_q16: -3277,
         tokens_max: field("outTokensMax"),
         stop_hash: b256(&case["stopHash"]),
+        ..Sampling::default()
     };
     assert_eq!(case["sampling"]["freqQ16"], 6554);
     assert_eq!(case["sampling"]["presQ16"], -3277);
@@ -123,6 +124,48 @@ fn sampling_seed_and_stop_ids_hash_as_in_the_vectors() {
     assert_eq!(seed(2, id, beacon), b256(&case["claim"]["seed"]));
     let request = vector_request(&case["request"]);
     assert_eq!(request.seed(id, Some(beacon)), Ok(b256(&case["claim"]["seed"])));
+}
+
+/// The preimages written out byte by byte, as a checker in another language would.
+#[test]
+fn settings_hash_under_their_own_tag_where_the_newer_ones_are_on() {
+    let word = |n: i64| {
+        let mut bytes = [if n < 0 { 0xff } else { 0 }; 32];
+        bytes[24..].copy_from_slice(&n.to_be_bytes());
+        bytes
+    };
+    let stop = stop_hash(&[2, 7]).unwrap();
+    let base = Sampling {
+        temperature_q16: 45_875,
+        top_k: 40,
+        top_p_q16: 62_259,
+        frequency_q16: 6554,
+        presence_q16: -3277,
+        tokens_max: 256,
+        stop_hash: stop,
+        ..Sampling::default()
+    };
+    let preimage = |tag: &[u8], more: &[i64]| {
+        let mut all = tag.to_vec();
+        [45_875, 40, 62_259, 6554, -3277, 256].iter().for_each(|n| all.extend(word(*n)));
+        all.extend(stop);
+        more.iter().for_each(|n| all.extend(word(*n)));
+        keccak256(&all)
+    };
+    let with = |min_p_q16, repetition_q16| Sampling { min_p_q16, repetition_q16, ..base }.hash();
+    assert_eq!(with(0, 0), preimage(b"S1", &[]));
+    assert_eq!(with(0, 65_536), preimage(b"S1", &[]));
+    assert_eq!(with(3277, 0), preimage(b"S2", &[3277, 65_536]));
+    assert_eq!(with(3277, 65_536), preimage(b"S2", &[3277, 65_536]));
+    assert_eq!(with(0, 72_090), preimage(b"S2", &[0, 72_090]));
+    assert_eq!(with(3277, 72_090), preimage(b"S2", &[3277, 72_090]));
+    let pinned = "0xd5d522d41c071bd12d6f9ee54a8f519bdb70671b11e0e9c1318478e3ea168638";
+    assert_eq!(with(3277, 72_090).to_string(), pinned);
+
+    let fits =
+        |min_p_q16, repetition_q16| Sampling { min_p_q16, repetition_q16, ..base }.draw().is_some();
+    assert!(fits(65_536, 8_192) && fits(0, 524_288) && fits(0, 0));
+    assert!(!fits(65_537, 0) && !fits(0, 8_191) && !fits(0, 524_289) && !fits(0, u32::MAX));
 }
 
 #[test]

@@ -160,6 +160,7 @@ fn drawn_sampling(mix: &mut Mix) -> Sampling {
         presence_q16: mix.i32(31),
         tokens_max: low(mix, 1 << 32),
         stop_hash: draw(mix),
+        ..Sampling::default()
     }
 }
 

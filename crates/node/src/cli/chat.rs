@@ -37,9 +37,8 @@ pub(crate) struct Arguments {
     /// Tokens of an answer at most; 0: as many as the model has room for.
     #[arg(long, default_value_t = 256)]
     tokens: u32,
-    /// Temperature of the draws; 0 takes the likeliest token.
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f64,
+    #[command(flatten)]
+    draws: infer::Draws,
     /// The node's gRPC address.
     #[arg(long, default_value = "http://127.0.0.1:8001")]
     node: String,
@@ -72,7 +71,7 @@ struct Conversation<'a> {
 }
 
 async fn talk(arguments: &Arguments, domain: Domain) -> Result<()> {
-    let sampling = infer::sampling(arguments.tokens, arguments.temperature)?;
+    let sampling = arguments.draws.sampling(arguments.tokens)?;
     let config = ClientConfig { token: arguments.token.clone(), ..ClientConfig::default() };
     let node = Client::connect(&arguments.node, &config)
         .await

@@ -37,9 +37,8 @@ pub(crate) struct Arguments {
     /// Tokens of the answer at most, for a model that generates; 0: as many as it has room for.
     #[arg(long, default_value_t = 0)]
     tokens: u32,
-    /// Temperature of the draws, for a model that generates; 0 takes the likeliest token.
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f64,
+    #[command(flatten)]
+    draws: Draws,
     /// How far to wait: until the claim is signed, or until it is in the log.
     #[arg(long, value_enum, default_value_t = Wait::Signed)]
     wait: Wait,
@@ -55,6 +54,20 @@ pub(crate) struct Arguments {
     /// The chain's spec, for its chain id and contract; without it the devnet's.
     #[arg(long, value_name = "FILE")]
     chain_file: Option<PathBuf>,
+}
+
+/// How a model that generates draws its tokens.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Draws {
+    /// Temperature of the draws; 0 takes the likeliest token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Leave out tokens less likely than this share of the likeliest one's odds, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
+    min_p: f64,
+    /// Divide positive logits of tokens that prompt or answer hold by this, multiply others, 1/8 to 8; 1 changes nothing.
+    #[arg(long, value_name = "R", default_value_t = 1.0)]
+    repetition_penalty: f64,
 }
 
 /// How far to wait.
@@ -75,7 +88,7 @@ impl Arguments {
             text: Some(text.to_owned()),
             chat: false,
             tokens: 0,
-            temperature: 0.0,
+            draws: Draws::none(),
             wait: Wait::Logged,
             receipt: Some(receipt),
             node: node.to_owned(),
@@ -111,7 +124,7 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
         model: arguments.model.clone(),
         // A nonce of our own: asking again after a lost answer finds the stored one.
         request: Some(v1::Request { nonce: nonce.to_vec().into(), ..v1::Request::default() }),
-        sampling: sampling(arguments.tokens, arguments.temperature)?,
+        sampling: arguments.draws.sampling(arguments.tokens)?,
         wait_for: if wanted { v1::WaitFor::Logged } else { v1::WaitFor::Signed }.into(),
         ..v1::InferRequest::default()
     };
@@ -186,22 +199,38 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
     lines.iter().try_for_each(|line| say!("{line}"))
 }
 
-/// Settings of draws; `None` where nothing is asked for.
-///
-/// # Errors
-///
-/// When the temperature is none.
-pub(super) fn sampling(tokens_max: u32, temperature: f64) -> Result<Option<v1::Sampling>> {
-    let temperature_q16 = (temperature * 65_536.0 + 0.5).floor();
-    if !(0.0..=100.0 * 65_536.0).contains(&temperature_q16) {
-        bail!("--temperature {temperature}: want 0, or above 0.01 and at most 100");
+impl Draws {
+    /// The likeliest token each time.
+    const fn none() -> Self {
+        Self { temperature: 0.0, min_p: 0.0, repetition_penalty: 1.0 }
     }
-    let sampling = v1::Sampling {
-        temperature_q16: temperature_q16 as u32,
-        tokens_max,
-        ..v1::Sampling::default()
-    };
-    Ok((sampling != v1::Sampling::default()).then_some(sampling))
+
+    /// Settings of an answer of so many tokens at most; `None` where nothing is asked for.
+    ///
+    /// # Errors
+    ///
+    /// When a number is out of range.
+    pub(super) fn sampling(&self, tokens_max: u32) -> Result<Option<v1::Sampling>> {
+        let q16 = |name: &str, value: f64, (least, most): (f64, f64), want: &str| {
+            let scaled = (value * 65_536.0 + 0.5).floor();
+            if (least * 65_536.0..=most * 65_536.0).contains(&scaled) {
+                return Ok(scaled as u32);
+            }
+            bail!("--{name} {value}: want {want}")
+        };
+        let Self { temperature, min_p, repetition_penalty } = *self;
+        let want = "0, or above 0.01 and at most 100";
+        let repetition_q16 =
+            q16("repetition-penalty", repetition_penalty, (0.125, 8.0), "1/8 to 8")?;
+        let sampling = v1::Sampling {
+            temperature_q16: q16("temperature", temperature, (0.0, 100.0), want)?,
+            tokens_max,
+            min_p_q16: q16("min-p", min_p, (0.0, 1.0), "0 to 1")?,
+            repetition_q16: if repetition_q16 == 65_536 { 0 } else { repetition_q16 },
+            ..v1::Sampling::default()
+        };
+        Ok((sampling != v1::Sampling::default()).then_some(sampling))
+    }
 }
 
 /// What the answer's tier means.

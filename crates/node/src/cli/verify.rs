@@ -246,7 +246,8 @@ fn redraw(
         pages: positions.div_ceil(Decoder::PAGE_ROWS),
     };
     let mut decoder = Decoder::load(model, device, limits)?;
-    match replay(&mut decoder, device, &prompt, &answer, drawing.sampler(claim.seed))? {
+    let sampler = drawing.sampler(claim.seed, &prompt);
+    match replay(&mut decoder, device, &prompt, &answer, sampler)? {
         Replay::Equal => Ok(()),
         Replay::Differs { position, got, want } => {
             bail!("different: token {position} of the answer is {got}, the model draws {want}")

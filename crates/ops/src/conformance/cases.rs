@@ -13,7 +13,9 @@ use super::{
 use crate::{
     ActivationTable, AttentionShape, BackendError, Cache, Cap, LinearShape, NormKind, NormShape,
     Pairing, PoolMode, RopeShape, Sampling, Sequence, Step, TableCodes, View, WeightId, Weights,
-    cache::PageShape, sample::sample,
+    cache::PageShape,
+    repetition::{REPETITION_MAX, REPETITION_MIN},
+    sample::{Past, penalised, sample},
 };
 
 type Outcome = Result<Vec<Matrix>, BackendError>;
@@ -42,6 +44,7 @@ pub(super) fn run(stem: Stem, draw: &mut Draw, device: &mut Device<'_>) -> Outco
         Stem::Cache => cache(draw, device, None),
         Stem::Softcap => softcap(draw, device),
         Stem::Nibbles => nibbles(draw, device),
+        Stem::Repetition => Ok(repeated_tokens(draw)),
     }
 }
 
@@ -509,7 +512,39 @@ fn drawn_token(draw: &mut Draw) -> Matrix {
     seed.as_chunks_mut().0.iter_mut().for_each(|word| *word = draw.u64().to_le_bytes());
     let position = draw.below(65_536);
     let sampling = sampling.expect("drawn within the limits");
-    let token = sample(sampling, &seed, position, &logits, &counts);
+    let past = Past { counts: &counts, seen: &[] };
+    let token = sample(sampling, &seed, position, &logits, past);
     let bytes = token.to_le_bytes().to_vec();
     Matrix { dtype: Dtype::U32, rows: 1, width: 1, bytes, strayed: false }
+}
+
+/// Penalised logits and the token drawn from them, with every setting that a draw has.
+fn repeated_tokens(draw: &mut Draw) -> Vec<Matrix> {
+    let width = draw.length();
+    let logits = draw.row(width);
+    let temperature = if draw.once_in(8) { 0 } else { draw.between(656, 1 << 18) };
+    let top_k = if draw.once_in(2) { 0 } else { draw.between(1, width) };
+    let top_p = if draw.once_in(2) { 65_536 } else { draw.between(1, 65_536) };
+    let (frequency, presence) = (draw.value(18), draw.value(18));
+    // A quarter of the range of min-p holds nearly all that people ask for.
+    let min_p = if draw.once_in(4) { draw.between(0, 65_536) } else { draw.between(1, 16_384) };
+    let repetition =
+        if draw.once_in(4) { 65_536 } else { draw.between(REPETITION_MIN, REPETITION_MAX) };
+    let sampling = Sampling::new(temperature, top_k, top_p, frequency, presence)
+        .and_then(|sampling| sampling.min_p(min_p)?.repetition(repetition))
+        .expect("drawn within the limits");
+    let counts: Vec<u32> = (0..width).map(|_| draw.below(4).saturating_sub(2)).collect();
+    let seen: Vec<u32> =
+        (0..width).filter(|token| counts[*token as usize] > 0 || draw.once_in(4)).collect();
+    let mut seed = [0; 32];
+    seed.as_chunks_mut().0.iter_mut().for_each(|word| *word = draw.u64().to_le_bytes());
+    let position = draw.below(65_536);
+    let past = Past { counts: &counts, seen: &seen };
+    let row = penalised(sampling, &logits, past);
+    let token = sample(sampling, &seed, position, &logits, past);
+    let one_row = |dtype, width, bytes| Matrix { dtype, rows: 1, width, bytes, strayed: false };
+    vec![
+        one_row(Dtype::I32, width, row.iter().flat_map(|logit| logit.to_le_bytes()).collect()),
+        one_row(Dtype::U32, 1, token.to_le_bytes().to_vec()),
+    ]
 }

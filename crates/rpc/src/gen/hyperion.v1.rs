@@ -108,6 +108,10 @@ pub struct Sampling {
     pub tokens_max: u32,
     #[prost(uint32, repeated, tag = "7")]
     pub stop_tokens: ::prost::alloc::vec::Vec<u32>,
+    #[prost(uint32, tag = "8")]
+    pub min_p_q16: u32,
+    #[prost(uint32, tag = "9")]
+    pub repetition_q16: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Tensor {

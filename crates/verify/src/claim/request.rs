@@ -136,12 +136,23 @@ pub struct Sampling {
     pub tokens_max: u32,
     /// [`stop_hash`] of the end ids; zero: none.
     pub stop_hash: B256,
+    /// Weight that a drawn token has at least, as a share of the likeliest one's, Q16; 0: off.
+    pub min_p_q16: u32,
+    /// Divides or multiplies the logits of prompt and answer, Q16; 65,536, or 0: off.
+    pub repetition_q16: u32,
 }
 
 impl Sampling {
-    /// `K("S1" ‖ word temperature ‖ word top_k ‖ word top_p ‖ word frequency ‖ word presence ‖ word tokens_max ‖ stop_hash)`.
+    /// The repetition penalty with its one spelling of "off", 65,536.
+    pub const fn repetition(&self) -> u32 {
+        if self.repetition_q16 == 0 { 65_536 } else { self.repetition_q16 }
+    }
+
+    /// `K("S1" ‖ word temperature ‖ word top_k ‖ word top_p ‖ word frequency ‖ word presence ‖ word tokens_max ‖ stop_hash)`
+    /// where min-p and the repetition penalty are off, else `K("S2" ‖ the same seven ‖ word min_p ‖ word repetition)`.
     pub fn hash(&self) -> B256 {
-        let mut hasher = Keccak::tagged(b"S1");
+        let is_first = self.min_p_q16 == 0 && self.repetition() == 65_536;
+        let mut hasher = Keccak::tagged(if is_first { b"S1" } else { b"S2" });
         hasher
             .word(self.temperature_q16.into())
             .word(self.top_k.into())
@@ -150,6 +161,9 @@ impl Sampling {
             .signed_word(self.presence_q16.into())
             .word(self.tokens_max.into())
             .update(self.stop_hash);
+        if !is_first {
+            hasher.word(self.min_p_q16.into()).word(self.repetition().into());
+        }
         hasher.finish()
     }
 
@@ -161,7 +175,9 @@ impl Sampling {
             self.top_p_q16,
             self.frequency_q16,
             self.presence_q16,
-        )
+        )?
+        .min_p(self.min_p_q16)?
+        .repetition(self.repetition())
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Body {
     top_p: Option<f64>,
     frequency_penalty: Option<f64>,
     presence_penalty: Option<f64>,
+    min_p: Option<f64>,
+    repetition_penalty: Option<f64>,
     seed: Option<i64>,
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
@@ -150,6 +152,10 @@ fn sampling(
     if top_p_q16 == 0 && body.top_p.is_some() {
         return Err(Error::at(Code::SamplingInvalid, "top_p", "must be above 0"));
     }
+    let repetition_q16 = positive("repetition_penalty", body.repetition_penalty, 0)?;
+    if repetition_q16 == 0 && body.repetition_penalty.is_some() {
+        return Err(Error::at(Code::SamplingInvalid, "repetition_penalty", "must be above 0"));
+    }
     Ok(v1::Sampling {
         temperature_q16: positive("temperature", body.temperature, advice.temperature_q16)?,
         top_k: if body.temperature.is_some() || body.top_p.is_some() { 0 } else { advice.top_k },
@@ -158,6 +164,8 @@ fn sampling(
         presence_q16: signed("presence_penalty", body.presence_penalty)?,
         tokens_max,
         stop_tokens: stops(body.stop.as_ref(), writing, limits)?,
+        min_p_q16: positive("min_p", body.min_p, 0)?,
+        repetition_q16,
     })
 }
 
