@@ -61,16 +61,33 @@ sampling = narrow.model_extra["verification"]["sampling"]
 assert (sampling["minPQ16"], sampling["repetitionQ16"]) == (3277, 72090), sampling
 assert not {"minPQ16", "repetitionQ16"} & drawn.model_extra["verification"]["sampling"].keys()
 
+# Log probabilities, whole and in pieces, in both shapes; the tokens stay what they were.
+odds = dict(model="pydoc", messages=messages, max_tokens=24, temperature=0, logprobs=True, top_logprobs=3)
+told = client.chat.completions.create(**odds).choices[0]
+assert told.message.content == text, told
+content = told.logprobs.content
+assert all(len(entry.top_logprobs) == 3 for entry in content), content
+assert all(entry.top_logprobs[0].logprob == entry.logprob <= 0 for entry in content), "greedy"
+pieces = []
+for chunk in client.chat.completions.create(stream=True, **odds):
+    if chunk.choices and chunk.choices[0].logprobs:
+        pieces += chunk.choices[0].logprobs.content
+assert pieces == content, (pieces, content)
+told = client.completions.create(model="pydoc", prompt=prompt, max_tokens=20, temperature=0, logprobs=2)
+told = told.choices[0].logprobs
+assert len(told.tokens) == len(told.token_logprobs) == len(told.text_offset) == whole.usage.completion_tokens
+assert all(max(top.values()) == own for top, own in zip(told.top_logprobs, told.token_logprobs)), told
+
 # A stream that is left early.
 stream = client.completions.create(model="pydoc", prompt=prompt, max_tokens=500, stream=True)
 next(iter(stream))
 stream.close()
 
-for wrong in (dict(n=2), dict(logprobs=True), dict(max_tokens=100_000), dict(temperature=200.0)):
+for wrong in (dict(n=2), dict(logprobs=True, top_logprobs=21), dict(max_tokens=100_000), dict(temperature=200.0)):
     try:
         client.chat.completions.create(model="pydoc", messages=messages, **wrong)
     except openai.BadRequestError as error:
-        assert error.code in ("unsupported_parameter", "input_too_large", "sampling_invalid"), error
+        assert error.code in ("unsupported_parameter", "bad_field", "input_too_large", "sampling_invalid"), error
     except openai.APIStatusError as error:
         assert error.status_code == 413, error
     else:

@@ -356,7 +356,18 @@ impl Engine {
             seed: B256::ZERO,
         };
         let (deadline_us, owner) = (None, None);
-        Ok(Work { model: index, content, input, rows, drawing, class, deadline_us, owner })
+        let logprobs = false;
+        Ok(Work {
+            model: index,
+            content,
+            input,
+            rows,
+            drawing,
+            logprobs,
+            class,
+            deadline_us,
+            owner,
+        })
     }
 
     /// Takes a job. Asked again for a request that is known, it waits for the run under way or answers from
@@ -399,6 +410,23 @@ impl Engine {
         Ok(Ticket { shell: Arc::clone(&self.shell), id })
     }
 
+    /// As [`compute`](Self::compute), and tells the tokens of the answer as they are drawn: how likely they were, for a request
+    /// that an earlier run answered.
+    ///
+    /// # Errors
+    ///
+    /// As [`compute`](Self::compute).
+    pub fn compute_stream(
+        &self,
+        job: Job,
+        on_tokens: OnTokens,
+        on_output: OnOutput,
+    ) -> Result<Ticket, Pushback> {
+        let (_, work) = self.timed(job);
+        let id = self.put(None, work, Waiter::Drawn(on_tokens, on_output))?;
+        Ok(Ticket { shell: Arc::clone(&self.shell), id })
+    }
+
     /// Signs that `output` answers `job`. Whoever calls this vouches for it with the worker's key.
     ///
     /// # Errors
@@ -432,7 +460,8 @@ impl Engine {
         waiter: Waiter,
     ) -> Result<Option<TicketId>, Pushback> {
         let shell = &self.shell;
-        let known = shell.memo.get(&work.content);
+        // An output that is remembered says nothing of how likely its tokens were.
+        let known = if work.logprobs { None } else { shell.memo.get(&work.content) };
         let waiting = shell.outbox.waiting();
         let submitted = shell
             .event(|machine, now_us| machine.submit(ask, work, waiter, known, waiting, now_us))?;

@@ -15,7 +15,10 @@
 use std::{ops::Range, sync::Arc};
 
 use hyperion_model::{Context, Decoder, Limits, Model, ModelError, Outputs, Sampler, Tensor, Turn};
-use hyperion_ops::Backend;
+use hyperion_ops::{
+    Backend,
+    logprob::{ALTERNATIVES_MAX, logprobs},
+};
 use hyperion_primitives::Dtype;
 
 use self::{draft::Draft, prefixes::Prefixes};
@@ -65,6 +68,8 @@ struct Running {
     sampler: Sampler,
     /// Whether it is a block's call.
     is_chain: bool,
+    /// Whether to say how likely its tokens were.
+    logprobs: bool,
 }
 
 /// What is left of a step.
@@ -182,6 +187,7 @@ impl Generator {
             drawing: joined.drawing,
             sampler,
             is_chain,
+            logprobs: joined.logprobs,
         };
         self.running.insert(place, running);
     }
@@ -396,11 +402,15 @@ impl Generator {
         let running = &mut self.running[piece.at];
         let (_, proposed) = piece.tokens.split_at(piece.tokens.len() - piece.proposed);
         let mut tokens = Vec::with_capacity(1 + piece.proposed);
+        let mut told = Vec::new();
         let mut ended = false;
         for (nth, row) in logits.chunks_exact(vocabulary).enumerate() {
             let token = running.sampler.next(row);
             running.tokens.push(token);
             tokens.push(token);
+            if running.logprobs {
+                told.push(logprobs(row, token, ALTERNATIVES_MAX));
+            }
             ended = running.drawing.ends(running.sampler.drawn(), token);
             if ended || proposed.get(nth) != Some(&token) {
                 break;
@@ -414,7 +424,7 @@ impl Generator {
         if let (Some(draft), Some(ahead)) = (&mut self.draft, &mut running.ahead) {
             draft.decoder.truncate(ahead, read);
         }
-        step.progress.push(Progress { lease: running.lease, tokens, ended });
+        step.progress.push(Progress { lease: running.lease, tokens, logprobs: told, ended });
     }
 
     /// Takes the answers that have ended out; what was read of them is kept for texts that begin alike.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hyperion_model::Tensor;
+use hyperion_ops::logprob::Logprobs;
 use hyperion_primitives::{B256, ClaimDigest, RequestId};
 use hyperion_verify::{InputError, Request, SignedClaim};
 
@@ -16,8 +17,10 @@ use crate::{
 pub type OnDone = Box<dyn FnOnce(Result<Arc<Answer>, Failure>) + Send>;
 
 /// Receives the tokens of an answer as they are drawn: the position of the first in the answer, and the tokens. Positions
-/// come in order and without gaps, a token once; all of them before [`OnDone`]. It must not block.
-pub type OnTokens = Arc<dyn Fn(u32, &[u32]) + Send + Sync>;
+/// come in order and without gaps, a token once; all of them before the answer. It must not block.
+///
+/// Beside each token comes how likely it was, where the run that draws it was asked for that ([`Job::logprobs`]), else nothing.
+pub type OnTokens = Arc<dyn Fn(u32, &[u32], &[Logprobs]) + Send + Sync>;
 
 /// Receives the output of a call that needs no claim.
 pub type OnOutput = Box<dyn FnOnce(Result<Arc<Tensor>, Failure>) + Send>;
@@ -97,6 +100,19 @@ impl Job {
     pub const fn class(mut self, class: Class) -> Self {
         self.work.class = class;
         self
+    }
+
+    /// The same job, whose tokens are told with log probabilities: of each token, and of the
+    /// [`ALTERNATIVES_MAX`](crate::ALTERNATIVES_MAX) likeliest at its place. It changes neither tokens nor claim.
+    #[must_use]
+    pub const fn logprobs(mut self, wanted: bool) -> Self {
+        self.work.logprobs = wanted;
+        self
+    }
+
+    /// Whether its tokens are told with log probabilities.
+    pub const fn wants_logprobs(&self) -> bool {
+        self.work.logprobs
     }
 
     /// The same job with the requester's signature, which whoever runs it elsewhere asks for. It is not checked here.

@@ -38,6 +38,7 @@ pub use drawing::{Drawing, PENALISED_TOKENS_MAX};
 pub use engine::{Drained, Engine, Ticket};
 pub use error::EngineError;
 pub use hyperion_model::Tensor;
+pub use hyperion_ops::logprob::{ALTERNATIVES_MAX, Logprobs};
 pub use hyperion_ops::{DeviceInfo, DeviceKind, OPSET};
 pub use job::{
     Answer, Class, Failure, InferError, Invalid, Job, KeyId, LogPlace, OnBatch, OnDone, OnLogged,

@@ -25,6 +25,7 @@ use std::{
 };
 
 use hyperion_model::Tensor;
+use hyperion_ops::logprob::Logprobs;
 use hyperion_primitives::{ClaimDigest, RequestId};
 use hyperion_verify::Request;
 
@@ -67,6 +68,8 @@ pub struct Work {
     pub rows: u32,
     /// How its answer is drawn, for a generator.
     pub drawing: Option<Arc<Drawing>>,
+    /// Whether its tokens are told with log probabilities.
+    pub logprobs: bool,
     /// Who goes first.
     pub class: Class,
     /// When a wait for it ends, unless a device has begun by then.
@@ -101,6 +104,8 @@ pub enum Waiter {
     Stream(OnTokens, OnDone),
     /// Wants the output only.
     Output(OnOutput),
+    /// Wants the tokens as they come, and the output.
+    Drawn(OnTokens, OnOutput),
 }
 
 impl fmt::Debug for Waiter {
@@ -109,6 +114,7 @@ impl fmt::Debug for Waiter {
             Self::Answer(_) => "Answer",
             Self::Stream(..) => "Stream",
             Self::Output(_) => "Output",
+            Self::Drawn(..) => "Drawn",
         })
     }
 }
@@ -119,8 +125,8 @@ pub enum Call {
     Answer(OnDone, Result<Arc<Answer>, Failure>),
     /// An output, or why there is none.
     Output(OnOutput, Result<Arc<Tensor>, Failure>),
-    /// Tokens of an answer, and the position of the first.
-    Tokens(OnTokens, u32, Vec<u32>),
+    /// Tokens of an answer, the position of the first, and how likely they were, if that was asked for.
+    Tokens(OnTokens, u32, Vec<u32>, Vec<Logprobs>),
     /// A place in the log.
     Logged(OnLogged, LogPlace),
 }
@@ -131,7 +137,7 @@ impl Call {
         match self {
             Self::Answer(done, outcome) => done(outcome),
             Self::Output(done, outcome) => done(outcome),
-            Self::Tokens(tell, position, tokens) => tell(position, &tokens),
+            Self::Tokens(tell, position, tokens, logprobs) => tell(position, &tokens, &logprobs),
             Self::Logged(done, place) => done(place),
         }
     }
@@ -142,7 +148,7 @@ impl fmt::Debug for Call {
         match self {
             Self::Answer(_, outcome) => f.debug_tuple("Answer").field(outcome).finish(),
             Self::Output(_, outcome) => f.debug_tuple("Output").field(outcome).finish(),
-            Self::Tokens(_, position, tokens) => {
+            Self::Tokens(_, position, tokens, _) => {
                 f.debug_tuple("Tokens").field(position).field(tokens).finish()
             }
             Self::Logged(_, place) => f.debug_tuple("Logged").field(place).finish(),
@@ -233,6 +239,8 @@ struct Record {
     device: Option<DeviceIndex>,
     /// What was generated of the answer on the device that has it now.
     tokens: Vec<u32>,
+    /// One per token, or none.
+    logprobs: Vec<Logprobs>,
     waits: Vec<Wait>,
     log_waiters: Vec<OnLogged>,
     claim: Option<ClaimDigest>,
@@ -477,7 +485,7 @@ impl Machine {
     fn tell(&mut self, waiter: Waiter, outcome: Result<Arc<Answer>, Failure>) {
         self.effects.calls.push(match waiter {
             Waiter::Answer(done) | Waiter::Stream(_, done) => Call::Answer(done, outcome),
-            Waiter::Output(done) => {
+            Waiter::Output(done) | Waiter::Drawn(_, done) => {
                 Call::Output(done, outcome.map(|answer| Arc::clone(&answer.output)))
             }
         });

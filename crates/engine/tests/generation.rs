@@ -13,9 +13,11 @@ use common::{
     model,
 };
 use hyperion_engine::{
-    Drawing, Engine, EngineConfig, Failure, Invalid, Job, OnTokens, RequestStatus,
+    ALTERNATIVES_MAX, Drawing, Engine, EngineConfig, Failure, Invalid, Job, Logprobs, OnTokens,
+    RequestStatus,
 };
 use hyperion_model::{Decoder, Limits, Model, Replay, replay};
+use hyperion_ops::logprob::logprobs;
 use hyperion_ops::{Backend, Cpu, KernelSet, Reference, Serial};
 use hyperion_primitives::{B256, Mix, U256};
 use hyperion_verify::{Request, Sampling};
@@ -44,19 +46,25 @@ fn job(engine: &Engine, model: &Model, nonce: u64, prompt: &[u32], drawing: &Dra
     engine.complete_drawn(model.id(), request, prompt, drawing.clone()).unwrap()
 }
 
-/// The answer alone: one token after another, over the scalar definitions and without an engine.
-fn alone(model: &Model, prompt: &[u32], drawing: &Drawing, seed: B256) -> Vec<u32> {
+/// The answer alone: one token after another, over the scalar definitions and without an engine; and how likely each token was.
+fn alone(
+    model: &Model,
+    prompt: &[u32],
+    drawing: &Drawing,
+    seed: B256,
+) -> (Vec<u32>, Vec<Logprobs>) {
     let mut reference = Reference::default();
     let limits = Limits { rows_max: CONTEXT, outputs_max: 1, pages: CONTEXT.div_ceil(32) };
     let mut decoder = Decoder::load(model, &mut reference, limits).unwrap();
     let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(seed, prompt));
-    let mut answer = Vec::new();
+    let (mut answer, mut told) = (Vec::new(), Vec::new());
     let mut logits = decoder.prefill(&mut reference, &mut context, prompt).unwrap();
     loop {
         let token = sampler.next(&logits);
         answer.push(token);
+        told.push(logprobs(&logits, token, ALTERNATIVES_MAX));
         if drawing.ends(sampler.drawn(), token) {
-            return answer;
+            return (answer, told);
         }
         logits = decoder.step(&mut reference, &mut [(&mut context, token)]).unwrap().remove(0);
     }
@@ -70,7 +78,23 @@ struct Asked {
     prompt: Vec<u32>,
     drawing: Drawing,
     seed: B256,
-    tokens: Arc<Mutex<Vec<u32>>>,
+    heard: Heard,
+}
+
+/// Tokens that came, and how likely they were.
+type Heard = Arc<Mutex<(Vec<u32>, Vec<Logprobs>)>>;
+
+/// Hears an answer's tokens.
+fn hear() -> (Heard, OnTokens) {
+    let heard = Heard::default();
+    let telling = Arc::clone(&heard);
+    let on_tokens = move |position: u32, new: &[u32], told: &[Logprobs]| {
+        let (tokens, logprobs) = &mut *telling.lock();
+        assert_eq!(position as usize, tokens.len(), "tokens come in order, each once");
+        tokens.extend(new);
+        logprobs.extend_from_slice(told);
+    };
+    (heard, Arc::new(on_tokens))
 }
 
 /// Puts `count` prompts, some of which begin alike, through an engine at once and compares each answer with one alone.
@@ -103,27 +127,23 @@ fn mixed(
             ..*drawing(temperature, tokens_max, &[]).sampling()
         };
         let drawing = Drawing::new(sampling, vec![7]).unwrap();
-        let job = job(&setup.engine, &model, nth, &prompt, &drawing);
-        let (seed, tokens) = (job.seed(), Arc::new(Mutex::new(Vec::new())));
-        let heard = Arc::clone(&tokens);
-        let on_tokens: OnTokens = Arc::new(move |position, new: &[u32]| {
-            let mut heard = heard.lock();
-            assert_eq!(position as usize, heard.len(), "tokens come in order");
-            heard.extend(new);
-        });
+        let job = job(&setup.engine, &model, nth, &prompt, &drawing).logprobs(nth % 3 == 0);
+        let (seed, (heard, on_tokens)) = (job.seed(), hear());
         let tell = tell.clone();
         let done = Box::new(move |outcome| drop(tell.send((nth as usize, outcome))));
         tickets.push(setup.engine.submit_stream(job, on_tokens, done).unwrap());
-        asked.push(Asked { prompt, drawing, seed, tokens });
+        asked.push(Asked { prompt, drawing, seed, heard });
     }
     for _ in 0..asked.len() {
         let (nth, outcome) = told.recv().unwrap();
         let answer: Arc<hyperion_engine::Answer> = outcome.unwrap();
-        let Asked { prompt, drawing, seed, tokens } = &asked[nth];
-        let want = alone(&model, prompt, drawing, *seed);
+        let Asked { prompt, drawing, seed, heard } = &asked[nth];
+        let (want, told) = alone(&model, prompt, drawing, *seed);
         assert_eq!(ids(&answer.output.data), want, "answer {nth}");
-        let heard = tokens.lock();
-        assert!(heard.is_empty() || *heard == want, "answer {nth}: what was told as it came");
+        let (tokens, logprobs) = &*heard.lock();
+        assert!(tokens.is_empty() || *tokens == want, "answer {nth}: what was told as it came");
+        let told = if nth % 3 == 0 { told } else { Vec::new() };
+        assert_eq!(*logprobs, told, "answer {nth}: how likely its tokens were");
         let claim = &answer.claim.claim;
         assert_eq!(claim.output_hash, answer.output.output_hash());
         assert_eq!((claim.in_tokens, claim.out_tokens), (prompt.len() as u32, want.len() as u32));
@@ -201,21 +221,57 @@ fn a_device_that_is_lost_costs_time_and_no_token() {
     let (prompt, drawing) = ((0..40).collect::<Vec<u32>>(), drawing(1 << 16, 90, &[]));
     // Broken in the middle of the answer: when its twentieth token is read.
     let first = job(&setup.engine, &model, 1, &prompt, &drawing);
-    let want = alone(&model, &prompt, &drawing, first.seed());
+    let (want, told) = alone(&model, &prompt, &drawing, first.seed());
+    let first = first.logprobs(true);
     script.poison(&want[19].to_le_bytes(), Fault::Lost, 1);
-    let heard: Arc<Mutex<Vec<u32>>> = Arc::default();
-    let (tell, told) = channel();
-    let telling = Arc::clone(&heard);
-    let on_tokens: OnTokens = Arc::new(move |position, new: &[u32]| {
-        let mut heard = telling.lock();
-        assert_eq!(position as usize, heard.len(), "a token is told once");
-        heard.extend(new);
-    });
+    let (heard, on_tokens) = hear();
+    let (tell, ended) = channel();
     let done = Box::new(move |outcome| drop(tell.send(outcome)));
     let _ticket = setup.engine.submit_stream(first, on_tokens, done).unwrap();
-    let answer = told.recv().unwrap().unwrap();
+    let answer = ended.recv().unwrap().unwrap();
     assert_eq!(ids(&answer.output.data), want);
-    assert_eq!(*heard.lock(), want);
+    assert_eq!(*heard.lock(), (want, told));
+}
+
+#[test]
+fn how_likely_tokens_were_is_told_and_changes_nothing() {
+    let model = model::generator(1, CONTEXT);
+    let setup = Setup::new(config(), vec![Arc::clone(&model)], vec![fast()]);
+    let drawing = drawing(1 << 16, 30, &[]);
+    let asked = |wanted| job(&setup.engine, &model, 1, &[3, 4, 5], &drawing).logprobs(wanted);
+    let (want, told) = alone(&model, &[3, 4, 5], &drawing, asked(false).seed());
+    let stream = |job: Job| {
+        let (heard, on_tokens) = hear();
+        let (tell, ended) = channel();
+        let done = Box::new(move |outcome| drop(tell.send(outcome)));
+        let _ticket = setup.engine.submit_stream(job, on_tokens, done).unwrap();
+        let answer: Arc<hyperion_engine::Answer> = ended.recv().unwrap().unwrap();
+        let heard = heard.lock().clone();
+        (answer, heard)
+    };
+    let (plain, heard) = stream(asked(false));
+    assert_eq!(heard, (want.clone(), Vec::new()));
+    // The same request again is the stored answer, which says nothing of them; a run without a claim does.
+    let (again, heard) = stream(asked(true));
+    assert!(again.replayed && again.digest == plain.digest && heard.0.is_empty());
+    let (heard, on_tokens) = hear();
+    let (tell, ended) = channel();
+    let done = Box::new(move |outcome: Result<_, _>| drop(tell.send(outcome)));
+    let _ticket = setup.engine.compute_stream(asked(true), on_tokens, done).unwrap();
+    assert_eq!(*ended.recv().unwrap().unwrap(), *plain.output);
+    assert_eq!(*heard.lock(), (want, told));
+    // Greedy, so that other requests have the same content: what is remembered is drawn anew where it is wanted.
+    let greedy = self::drawing(0, 30, &[]);
+    let other =
+        |nonce, wanted| job(&setup.engine, &model, nonce, &[3, 4, 5], &greedy).logprobs(wanted);
+    let (first, _) = stream(other(2, false));
+    let (second, (heard, _)) = stream(other(3, false));
+    assert!(heard.is_empty() && setup.engine.stats().memo_hits == 1);
+    let (third, heard) = stream(other(4, true));
+    assert_eq!(heard, alone(&model, &[3, 4, 5], &greedy, B256::ZERO));
+    let outputs = [&second, &third].map(|answer| answer.claim.claim.output_hash);
+    assert_eq!(outputs, [first.claim.claim.output_hash; 2]);
+    assert_eq!(third.claim.claim.sampling_hash, first.claim.claim.sampling_hash);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use hyperion_engine::{
     Answer, Class, Content, DeviceStats, Drawing, EngineConfig, EngineStats, Failure, KeyId,
-    ModelStats, RequestStatus, SignError,
+    Logprobs, ModelStats, RequestStatus, SignError,
     machine::{
         Arrival, Ask, Batch, Dispute, Fault, Joined, LeaseId, Leased, Machine, Order, Progress,
         Seat, Step, Submitted, Take, TicketId, ToSign, Waiter, Work,
@@ -408,7 +408,7 @@ impl World {
             });
             if work.drawing.is_some() && self.chance(2) {
                 let told = Arc::clone(&self.told_tokens);
-                let tell = move |position: u32, tokens: &[u32]| {
+                let tell = move |position: u32, tokens: &[u32], _: &[Logprobs]| {
                     told.lock().push((nth, position, tokens.to_vec()));
                 };
                 Waiter::Stream(Arc::new(tell), done)
@@ -465,7 +465,7 @@ impl World {
         let rows = 1 + (content.input_hash[31] % 20) as u32;
         let input = le(&vec![0; rows as usize]).into();
         let drawing = (self.generator == Some(model)).then(|| drawing(content.input_hash));
-        Work { model, content, input, rows, drawing, class, deadline_us, owner }
+        Work { model, content, input, rows, drawing, logprobs: false, class, deadline_us, owner }
     }
 
     fn models(&self) -> u64 {
@@ -589,7 +589,7 @@ impl World {
             if !new.is_empty() {
                 let ended = growing.drawn == words.len();
                 let lease = growing.joined.lease;
-                step.progress.push(Progress { lease, tokens: new, ended });
+                step.progress.push(Progress { lease, tokens: new, logprobs: Vec::new(), ended });
             }
         }
         let ended =

@@ -73,11 +73,13 @@ pub enum Stem {
     Nibbles,
     /// Penalised logits, and tokens drawn with every setting; as [`Sample`](Self::Sample), which has the older settings.
     Repetition,
+    /// Log probabilities of all tokens, and the likeliest ones; the same code on every device.
+    Logprob,
 }
 
 impl Stem {
     /// Every stem, in the order of the pinned text.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Quantize,
         Self::Gemm,
         Self::Requantize,
@@ -100,6 +102,7 @@ impl Stem {
         Self::Softcap,
         Self::Nibbles,
         Self::Repetition,
+        Self::Logprob,
     ];
 
     /// Name of its section; for an operator also that of its file in `crates/ops/src/`.
@@ -127,12 +130,13 @@ impl Stem {
             Self::Softcap => "softcap",
             Self::Nibbles => "nibbles",
             Self::Repetition => "repetition",
+            Self::Logprob => "logprob",
         }
     }
 
     /// Whether a device computes it; draws always run on the CPU.
     pub const fn on_device(self) -> bool {
-        !matches!(self, Self::Sample | Self::Repetition)
+        !matches!(self, Self::Sample | Self::Repetition | Self::Logprob)
     }
 
     /// Cases that [`check`] runs.

@@ -34,6 +34,7 @@ pub mod gemm;
 #[cfg(feature = "std")]
 mod lanes;
 pub mod linear;
+pub mod logprob;
 pub mod nibbles;
 pub mod norm;
 pub mod pool;

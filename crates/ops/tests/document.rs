@@ -16,6 +16,7 @@ use hyperion_ops::{
     gate::gate,
     gemm::gemm,
     linear::linear,
+    logprob::logprobs,
     nibbles::nibbles,
     norm::norm,
     pool::{pool, pool_unit},
@@ -214,6 +215,14 @@ fn compute(name: &str, arguments: &Value) -> Value {
             let seed = core::array::from_fn(|i| u8::try_from(i).unwrap());
             let logits: Vec<i32> = read(arg(0));
             json!([sample(sampling, &seed, read(arg(4)), &logits, Past::default())])
+        }
+        "logprob" => {
+            let logits: Vec<i32> = read(arg(0));
+            row(logits.len(), |out| {
+                for (out, token) in out.iter_mut().zip(0..) {
+                    *out = logprobs(&logits, token, 0).own_q16;
+                }
+            })
         }
         "repetition" => {
             let logits: Vec<i32> = read(arg(0));

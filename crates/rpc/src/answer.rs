@@ -1,8 +1,11 @@
 //! From a job to what the caller waits for: the signed claim, its place in the log, or a tier.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use hyperion_engine::{Answer, Job, OnTokens};
+use hyperion_engine::{Answer, Job, Logprobs, OnTokens};
 use hyperion_primitives::{B256, ClaimDigest};
 use hyperion_verify::SignedClaim;
 use tokio::sync::{mpsc, oneshot};
@@ -55,6 +58,8 @@ pub(crate) struct Answered {
     pub(crate) reached: u8,
     /// From [`WaitFor::Logged`] on.
     pub(crate) place: Option<Place>,
+    /// How likely each token of the answer was, where that was asked for.
+    pub(crate) logprobs: Vec<Logprobs>,
 }
 
 /// A claim under a checkpoint.
@@ -65,6 +70,25 @@ pub(crate) struct Place {
     pub(crate) checkpoint: Arc<Checkpoint>,
 }
 
+/// Log probabilities of an answer's tokens, as they come.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<Logprobs>>>);
+
+impl Told {
+    /// Who is to be told.
+    fn ear(&self) -> OnTokens {
+        let Self(all) = self.clone();
+        Arc::new(move |_, _: &[u32], logprobs: &[Logprobs]| {
+            all.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(logprobs);
+        })
+    }
+
+    /// What was told.
+    fn all(&self) -> Vec<Logprobs> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Door {
     /// Runs a job and waits as far as `wait` says. Dropping the future takes a job that waits out of the queue.
     pub(crate) async fn answer(
@@ -73,7 +97,42 @@ impl Door {
         wait: WaitFor,
         caller: &Caller,
     ) -> Result<Answered, Error> {
-        self.answer_told(job, wait, caller, None).await
+        if !job.wants_logprobs() {
+            return self.answer_told(job, wait, caller, None).await;
+        }
+        let again = job.clone();
+        let told = Told::default();
+        let mut answered = self.answer_told(job, wait, caller, Some(told.ear())).await?;
+        answered.logprobs = self.logprobs(again, told.all(), &answered.answer, caller).await?;
+        Ok(answered)
+    }
+
+    /// How likely the tokens of an answer were: as they were `told` while they were drawn, or by a run of its own, without a claim,
+    /// where an earlier run that nobody had asked for this gave the answer.
+    async fn logprobs(
+        &self,
+        job: Job,
+        told: Vec<Logprobs>,
+        answer: &Answer,
+        caller: &Caller,
+    ) -> Result<Vec<Logprobs>, Error> {
+        if told.len() as u64 == answer.output.dims[0] {
+            return Ok(told);
+        }
+        let _place = caller.take_place()?;
+        let told = Told::default();
+        let (done, outcome) = oneshot::channel();
+        let done = Box::new(|outcome| drop(done.send(outcome)));
+        let _ticket = self.engine.compute_stream(job, told.ear(), done)?;
+        let output = outcome
+            .await
+            .map_err(|_| Error::new(Code::Draining, "the engine ended before the job did"))?
+            .map_err(|failure| Error::from(&failure))?;
+        if *output == *answer.output {
+            Ok(told.all())
+        } else {
+            Err(Error::new(Code::Internal, "the answer that was drawn anew is another"))
+        }
     }
 
     /// As [`answer`](Self::answer), and has the tokens of a generator told as they are drawn.
@@ -98,7 +157,7 @@ impl Door {
             .map_err(|_| Error::new(Code::Draining, "the engine ended before the job did"))?
             .map_err(|failure| Error::from(&failure))?;
         if wait == WaitFor::Signed {
-            return Ok(Answered { answer, reached: 1, place: None });
+            return Ok(Answered { answer, reached: 1, place: None, logprobs: Vec::new() });
         }
         let (told, place) = oneshot::channel();
         let tell = |place| {
@@ -117,7 +176,7 @@ impl Door {
         }
         let path = log.inclusion(place.index, checkpoint.size)?;
         let place = Place { index: place.index, path, checkpoint };
-        Ok(Answered { answer, reached, place: Some(place) })
+        Ok(Answered { answer, reached, place: Some(place), logprobs: Vec::new() })
     }
 
     /// Runs a generator's job and sends what comes of it, as `event` spells it: every token once, in order, before the answer.
@@ -127,7 +186,7 @@ impl Door {
         wait: WaitFor,
         caller: &Caller,
         deltas: &mut Deltas,
-        (events, event): (&mpsc::Sender<E>, fn(Delta) -> E),
+        (events, event): (&mpsc::Sender<E>, impl Fn(Delta) -> E),
     ) -> Result<Answered, Error> {
         let send = async |delta| {
             let gone = |_| Error::new(Code::Cancelled, "the caller went away");
@@ -135,33 +194,54 @@ impl Door {
         };
         // Bounded by the answer's length, which the caller chose and the model bounds.
         let (tell, mut told) = mpsc::unbounded_channel();
-        let on_tokens: OnTokens = Arc::new(move |position, tokens: &[u32]| {
+        let on_tokens: OnTokens = Arc::new(move |position, tokens: &[u32], logprobs: &[_]| {
             // Nobody listens any more: the caller is gone, and the ticket with it.
-            let _ = tell.send((position, tokens.to_vec()));
+            let _ = tell.send((position, tokens.to_vec(), logprobs.to_vec()));
         });
+        let again = job.wants_logprobs().then(|| job.clone());
+        let mut logprobs: Vec<Logprobs> = Vec::new();
         let answering = self.answer_told(job, wait, caller, Some(on_tokens));
         tokio::pin!(answering);
-        let answered = loop {
+        let mut answered = loop {
             tokio::select! {
                 biased;
-                Some((position, tokens)) = told.recv() => {
-                    if let Some(delta) = deltas.push(position, &tokens)? {
+                Some((position, tokens, new)) = told.recv() => {
+                    // Tokens of a run that was not asked how likely they were wait for the end.
+                    if again.is_some() && new.len() != tokens.len() {
+                        continue;
+                    }
+                    logprobs.extend(new);
+                    if let Some(mut delta) = deltas.push(position, &tokens)? {
+                        delta.tell(&logprobs);
                         send(delta).await?;
                     }
                 }
                 answered = &mut answering => break answered?,
             }
         };
+        if let Some(again) = again {
+            while let Ok((.., new)) = told.try_recv() {
+                logprobs.extend(new);
+            }
+            let answer = Arc::clone(&answered.answer);
+            answered.logprobs = self.logprobs(again, logprobs, &answer, caller).await?;
+        }
         // What was known before it was asked for, or was told last.
         let all = tokens(&answered.answer.output.data);
         let mut last = deltas.push(0, &all)?;
         let rest = deltas.rest()?;
         if !rest.is_empty() {
             let end = u32::try_from(all.len()).unwrap_or(u32::MAX);
-            let empty = || Delta { position: end, tokens: Vec::new(), text: String::new() };
+            let empty = || Delta {
+                position: end,
+                tokens: Vec::new(),
+                text: String::new(),
+                logprobs: Vec::new(),
+            };
             last.get_or_insert_with(empty).text += &rest;
         }
-        if let Some(delta) = last {
+        if let Some(mut delta) = last {
+            delta.tell(&answered.logprobs);
             send(delta).await?;
         }
         Ok(answered)

@@ -32,6 +32,8 @@ pub(crate) struct Ask {
     pub(crate) sampling: Option<v1::Sampling>,
     pub(crate) request: Request,
     pub(crate) signature: Option<[u8; 65]>,
+    /// Whether the tokens of the answer come with log probabilities.
+    pub(crate) logprobs: bool,
 }
 
 /// What the model is to read.
@@ -65,7 +67,7 @@ impl Door {
         caller: &Caller,
         deadline: Deadline,
     ) -> Result<Job, Error> {
-        let Ask { model, input, sampling, mut request, signature } = ask;
+        let Ask { model, input, sampling, mut request, signature, logprobs } = ask;
         let generates = model.model.manifest().generator;
         terms(&mut request, generates, self.clock.unix_s())?;
         let stops = sampling.as_ref().map_or(0, |sampling| sampling.stop_tokens.len());
@@ -74,6 +76,9 @@ impl Door {
         if !generates && draws {
             let text = "the model draws nothing: sampling must be left out";
             return Err(Error::at(Code::SamplingInvalid, "sampling", text));
+        }
+        if !generates && logprobs {
+            return Err(Error::bad_field("logprobs", "this model generates no tokens"));
         }
         let heavy = match &input {
             Input::Tensor(tensor) => tensor.data.len(),
@@ -107,6 +112,7 @@ impl Door {
         let left_us = u64::try_from(deadline.left().as_micros()).unwrap_or(u64::MAX);
         let job = job
             .class(class)
+            .logprobs(logprobs)
             .signature(signature)
             .deadline_us(self.clock.now_us().saturating_add(left_us));
         Ok(match caller.key_id() {

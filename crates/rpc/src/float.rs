@@ -191,6 +191,7 @@ impl Door {
             replayed: is_replayed || answer.replayed,
             fee: "0".to_owned(),
             input_tokens,
+            logprobs: Vec::new(),
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyperion_engine::{Drawing, Job};
+use hyperion_engine::{ALTERNATIVES_MAX, Drawing, Job, Logprobs};
 use hyperion_primitives::{ClaimDigest, RequestId, TensorRoot};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -34,12 +34,14 @@ struct Asked {
     /// The ids that words became.
     input_tokens: Vec<u32>,
     drawing: Option<Drawing>,
+    /// Alternatives beside each token.
+    alternatives: usize,
 }
 
 impl Asked {
-    fn of(job: &Job, is_words: bool) -> Self {
+    fn of(job: &Job, is_words: bool, alternatives: usize) -> Self {
         let input_tokens = if is_words { tokens(job.input()) } else { Vec::new() };
-        Self { input_tokens, drawing: job.drawing().cloned() }
+        Self { input_tokens, drawing: job.drawing().cloned(), alternatives }
     }
 }
 
@@ -61,13 +63,18 @@ impl InferenceService {
             let asked = request.into_inner();
             let wait = WaitFor::of_wire(asked.wait_for)?;
             if let Some(float) = door.float_model(&asked.model) {
+                if asked.logprobs.is_some() {
+                    let text = "is not supported by models in floating point";
+                    return Err(Error::at(Code::UnsupportedParameter, "logprobs", text));
+                }
                 return deadline.race(door.float_answer(&float, asked, wait, &caller)).await;
             }
             let work = async {
+                let alternatives = asked.logprobs.unwrap_or(0) as usize;
                 let ask = self.ask(asked)?;
                 let edge = ask.input.is_words();
                 let job = door.job(ask, &caller, deadline).await?;
-                let asked = Asked::of(&job, edge);
+                let asked = Asked::of(&job, edge, alternatives);
                 Ok((door.answer(job, wait, &caller).await?, asked))
             };
             let (answered, asked) = deadline.race(work).await?;
@@ -112,9 +119,14 @@ impl InferenceService {
                 Input::Chat(turns.into_iter().map(turn).collect(), None)
             }
         };
+        if asked.logprobs.is_some_and(|most| most as usize > ALTERNATIVES_MAX) {
+            let text = format!("want {ALTERNATIVES_MAX} alternatives at most");
+            return Err(Error::bad_field("logprobs", text));
+        }
         Ok(Ask {
             model,
             input,
+            logprobs: asked.logprobs.is_some(),
             sampling: asked.sampling,
             request: convert::request(asked.request)?,
             signature: convert::signature("request_signature", &asked.request_signature)?,
@@ -122,9 +134,9 @@ impl InferenceService {
     }
 
     fn response(&self, answered: &Answered, asked: Asked) -> Result<v1::InferResponse, Error> {
-        let Answered { answer, reached, place } = answered;
+        let Answered { answer, reached, place, logprobs } = answered;
         let face = self.door.face(answer.request.model_id);
-        let Asked { input_tokens, drawing } = asked;
+        let Asked { input_tokens, drawing, alternatives } = asked;
         let mut response = v1::InferResponse {
             request: Some(convert::wire_request(&answer.request)),
             claim: Some(convert::wire_claim(&answer.claim, answer.digest.0)),
@@ -143,6 +155,7 @@ impl InferenceService {
                 response.text = written.text;
                 response.finish_reason = written.finish_reason.to_owned();
                 response.sampling = Some(wire_sampling(&drawing));
+                response.logprobs = wire_logprobs(logprobs, alternatives);
             }
         }
         Ok(response)
@@ -158,6 +171,7 @@ impl InferenceService {
     ) -> Result<(), Error> {
         let request = asked.request.ok_or_else(|| Error::bad_field("request", "is missing"))?;
         let wait = WaitFor::of_wire(request.wait_for)?;
+        let alternatives = request.logprobs.unwrap_or(0) as usize;
         let ask = self.ask(request)?;
         let model_id = ask.model.id;
         let edge = ask.input.is_words();
@@ -166,7 +180,7 @@ impl InferenceService {
             return Err(Error::bad_field("resume_at", text));
         }
         let job = self.door.job(ask, caller, deadline).await?;
-        let of_job = Asked::of(&job, edge);
+        let of_job = Asked::of(&job, edge, alternatives);
         let stats = self.door.engine.stats();
         let waiting: u64 = stats
             .models
@@ -185,7 +199,7 @@ impl InferenceService {
             Some(drawing) => {
                 let face = self.door.face(model_id);
                 let mut deltas = Deltas::new(face, drawing.clone(), asked.resume_at);
-                let sent = (events, wire_delta as fn(Delta) -> _);
+                let sent = (events, |delta| wire_delta(delta, alternatives));
                 self.door.stream(job, wait, caller, &mut deltas, sent).await?
             }
         };
@@ -366,9 +380,20 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Part of an answer for the wire.
-fn wire_delta(delta: Delta) -> Result<v1::InferStreamResponse, Status> {
-    let Delta { position, tokens, text } = delta;
-    let delta = v1::Delta { position, tokens, text: text.into() };
+/// What is told of tokens, with so many alternatives at most.
+fn wire_logprobs(logprobs: &[Logprobs], alternatives: usize) -> Vec<v1::TokenLogprobs> {
+    let wire = |told: &Logprobs| {
+        let (top_tokens, top_logprobs_q16) =
+            told.top_q16.iter().take(alternatives).copied().unzip();
+        v1::TokenLogprobs { logprob_q16: told.own_q16, top_tokens, top_logprobs_q16 }
+    };
+    logprobs.iter().map(wire).collect()
+}
+
+fn wire_delta(delta: Delta, alternatives: usize) -> Result<v1::InferStreamResponse, Status> {
+    let Delta { position, tokens, text, logprobs } = delta;
+    let logprobs = wire_logprobs(&logprobs, alternatives);
+    let delta = v1::Delta { position, tokens, text: text.into(), logprobs };
     let event = Some(v1::infer_stream_response::Event::Delta(delta));
     Ok(v1::InferStreamResponse { event })
 }

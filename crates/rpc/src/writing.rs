@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use hyperion_engine::{Drawing, ModelInfo, PENALISED_TOKENS_MAX};
+use hyperion_engine::{Drawing, Logprobs, ModelInfo, PENALISED_TOKENS_MAX};
 use hyperion_verify::Sampling;
 use serde_json::Value;
 
@@ -154,6 +154,16 @@ pub(crate) struct Delta {
     pub(crate) position: u32,
     pub(crate) tokens: Vec<u32>,
     pub(crate) text: String,
+    /// How likely each token was, where that was asked for.
+    pub(crate) logprobs: Vec<Logprobs>,
+}
+
+impl Delta {
+    /// Takes what is known of its tokens from what is known of the answer's from its beginning.
+    pub(crate) fn tell(&mut self, logprobs: &[Logprobs]) {
+        let from = self.position as usize;
+        self.logprobs = logprobs.get(from..from + self.tokens.len()).unwrap_or_default().to_vec();
+    }
 }
 
 /// Turns tokens into text as they come. A piece of text goes out once no later token can change it: bytes of a code point that is
@@ -190,7 +200,7 @@ impl Deltas {
         }
         let position = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
         self.ids.extend(new);
-        Ok(Some(Delta { position, tokens: new.to_vec(), text: self.text()? }))
+        Ok(Some(Delta { position, tokens: new.to_vec(), text: self.text()?, logprobs: Vec::new() }))
     }
 
     /// The text that came with the newest ids.
@@ -280,11 +290,16 @@ mod tests {
         let mut deltas = deltas(3);
         assert_eq!(deltas.push(0, &[97, 98]).unwrap(), None);
         let delta = deltas.push(2, &[99, 100, 101]).unwrap().unwrap();
-        let want = Delta { position: 3, tokens: vec![100, 101], text: "de".to_owned() };
+        let want = Delta {
+            position: 3,
+            tokens: vec![100, 101],
+            text: "de".to_owned(),
+            logprobs: Vec::new(),
+        };
         assert_eq!(delta, want);
         // A whole answer that comes after its pieces.
         let delta = deltas.push(0, &[97, 98, 99, 100, 101, 102]).unwrap().unwrap();
-        assert_eq!(delta, Delta { position: 5, tokens: vec![102], text: "f".to_owned() });
+        assert_eq!((delta.position, &delta.tokens[..], &delta.text[..]), (5, &[102][..], "f"));
         assert_eq!(deltas.push(0, &[97]).unwrap(), None);
     }
 

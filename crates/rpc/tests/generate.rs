@@ -10,9 +10,9 @@ use common::{
     device::{Hold, Stopping},
     reason, start, start_with, writer,
 };
-use hyperion_engine::{Drawing, RequestStatus};
+use hyperion_engine::{Drawing, Logprobs, RequestStatus};
 use hyperion_model::{Decoder, Limits};
-use hyperion_ops::Reference;
+use hyperion_ops::{Reference, logprob::logprobs};
 use hyperion_primitives::{B256, RequestId};
 use hyperion_rpc::{
     client,
@@ -165,6 +165,75 @@ async fn a_receipt_says_how_its_answer_was_drawn() {
     assert!(Envelope::parse(&other).unwrap().check_sampling().is_err());
     let wrong = envelope.to_json().replace("\"topPQ16\":65536", "\"topPQ16\":65537");
     assert!(Envelope::parse(&wrong).is_err());
+}
+
+/// How likely an answer's tokens are, over the scalar definitions from one prefill a token.
+fn odds(answer: &v1::InferResponse, alternatives: usize) -> Vec<v1::TokenLogprobs> {
+    let mut reference = Reference::default();
+    let limits = Limits { rows_max: 64, outputs_max: 1, pages: 2 };
+    let mut decoder = Decoder::load(&writer(), &mut reference, limits).unwrap();
+    let mut text = answer.input_tokens.clone();
+    let mut told = Vec::new();
+    for token in &answer.tokens {
+        let mut context = decoder.begin();
+        let logits = decoder.prefill(&mut reference, &mut context, &text).unwrap();
+        decoder.release(context);
+        let Logprobs { own_q16, top_q16 } = logprobs(&logits, *token, alternatives);
+        let (top_tokens, top_logprobs_q16) = top_q16.into_iter().unzip();
+        told.push(v1::TokenLogprobs { logprob_q16: own_q16, top_tokens, top_logprobs_q16 });
+        text.push(*token);
+    }
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_likely_tokens_were_is_told_beside_an_answer() {
+    let node = start().await;
+    // Penalised and warm: what is told is of the logits as they came.
+    let settings =
+        Some(v1::Sampling { presence_q16: 9_000, repetition_q16: 80_000, ..warm(20).unwrap() });
+    let asked = |logprobs| InferRequest { logprobs, ..ask("QRS", settings.clone()) };
+    let plain = infer(&node, asked(None)).await;
+    assert!(plain.logprobs.is_empty());
+    for alternatives in [0, 1, 20] {
+        let answer = infer(&node, asked(Some(alternatives))).await;
+        assert_eq!(answer.logprobs, odds(&answer, alternatives as usize));
+        let request = asked(Some(alternatives));
+        let (deltas, done) = stream(&node, request, 0).await;
+        let told: Vec<_> = deltas.iter().flat_map(|delta| delta.logprobs.clone()).collect();
+        assert!(deltas.iter().all(|delta| delta.logprobs.len() == delta.tokens.len()));
+        assert_eq!((&told, &done.logprobs), (&done.logprobs, &odds(&done, alternatives as usize)));
+    }
+    // The request of the plain answer again: the claim is the stored one, what is told is of a run of its own.
+    let same = |logprobs| InferRequest {
+        request: plain.request.clone(),
+        sampling: plain.sampling.clone(),
+        ..asked(logprobs)
+    };
+    let again = infer(&node, same(Some(3))).await;
+    assert!(again.replayed && again.claim == plain.claim && again.tokens == plain.tokens);
+    assert_eq!(again.logprobs, odds(&again, 3));
+    let (deltas, done) = stream(&node, same(Some(3)), 5).await;
+    assert!(done.replayed && done.claim == plain.claim);
+    let told: Vec<_> = deltas.iter().flat_map(|delta| delta.logprobs.clone()).collect();
+    assert_eq!(told, odds(&again, 3).split_off(5));
+    assert!(infer(&node, same(None)).await.logprobs.is_empty());
+    // Greedy answers have equal content, and one of them is remembered.
+    let greedy = |logprobs| InferRequest { logprobs, ..ask("QRS", None) };
+    let (first, second) = (infer(&node, greedy(None)).await, infer(&node, greedy(Some(2))).await);
+    assert_eq!((&first.tokens, second.logprobs.clone()), (&second.tokens, odds(&second, 2)));
+
+    let mut client = node.client().await;
+    for (request, why) in [
+        (asked(Some(21)), "20 alternatives"),
+        (
+            InferRequest { model: "letters".into(), logprobs: Some(0), ..ask("hello", None) },
+            "generates no tokens",
+        ),
+    ] {
+        let status = client.inference.infer(request).await.unwrap_err();
+        assert_eq!((status.code(), status.message().contains(why)), (Code::InvalidArgument, true));
+    }
 }
 
 /// Everything that a stream says.

@@ -103,6 +103,84 @@ async fn a_chat_streams_what_it_would_say_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn log_probabilities_come_in_both_shapes_whole_and_in_pieces() {
+    let node = start().await;
+    let chat = |logprobs: Value| {
+        let mut body = json!({
+            "model": "writer", "temperature": 1.5, "seed": 3, "max_tokens": 30,
+            "messages": [{"role": "user", "content": "HELLO"}],
+            "verification": {"nonce": format!("0x{:064x}", 5), "deadline_s": 4_000_000_000_u64},
+        });
+        body.as_object_mut().unwrap().extend(logprobs.as_object().unwrap().clone());
+        body
+    };
+    let (_, _, plain) = post(&node, "/v1/chat/completions", &chat(json!({}))).await;
+    assert_eq!(plain["choices"][0]["logprobs"], Value::Null, "{plain}");
+    let asked = chat(json!({"logprobs": true, "top_logprobs": 2}));
+    let (status, _, told) = post(&node, "/v1/chat/completions", &asked).await;
+    assert_eq!(status, 200, "{told}");
+    let claim = |body: &Value| body["verification"]["claim_digest"].clone();
+    assert_eq!(claim(&told), claim(&plain), "one claim, whatever is told beside it");
+    let content = told["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(content.len() as u64, told["usage"]["completion_tokens"].as_u64().unwrap());
+    let text: String = content.iter().map(|entry| entry["token"].as_str().unwrap()).collect();
+    assert_eq!(told["choices"][0]["message"]["content"], text);
+    for entry in content {
+        let top = entry["top_logprobs"].as_array().unwrap();
+        let of = |entry: &Value| entry["logprob"].as_f64().unwrap();
+        assert!(top.len() == 2 && of(&top[0]) >= of(&top[1]) && of(&top[0]) >= of(entry));
+        assert!(of(&top[0]) <= 0.0 && of(&top[0]).exp() + of(&top[1]).exp() < 1.0001);
+        assert_eq!(entry["bytes"], json!(entry["token"].as_str().unwrap().as_bytes()));
+    }
+    let mut in_pieces = asked;
+    in_pieces["stream"] = true.into();
+    let events = events(&node, "/v1/chat/completions", &in_pieces).await;
+    let pieces =
+        events.iter().flat_map(|event| event["choices"][0]["logprobs"]["content"].as_array());
+    assert_eq!(&pieces.flatten().cloned().collect::<Vec<_>>(), content);
+    let own = chat(json!({"logprobs": true}));
+    let (_, _, own) = post(&node, "/v1/chat/completions", &own).await;
+    assert_eq!(own["choices"][0]["logprobs"]["content"][0]["top_logprobs"], json!([]));
+
+    let completion = |logprobs: u64, stream: bool| {
+        json!({
+            "model": "writer", "prompt": "HELLO", "temperature": 0, "max_tokens": 12,
+            "logprobs": logprobs, "stream": stream,
+        })
+    };
+    let (_, _, whole) = post(&node, "/v1/completions", &completion(3, false)).await;
+    let (choice, told) = (&whole["choices"][0], &whole["choices"][0]["logprobs"]);
+    let list = |name: &str| told[name].as_array().unwrap();
+    assert_eq!(list("tokens").len() as u64, whole["usage"]["completion_tokens"].as_u64().unwrap());
+    let text: String = list("tokens").iter().map(|token| token.as_str().unwrap()).collect();
+    assert_eq!(choice["text"], text);
+    let mut offset = 0;
+    for (nth, token) in list("tokens").iter().enumerate() {
+        assert_eq!(told["text_offset"][nth], offset);
+        offset += token.as_str().unwrap().chars().count();
+        // Greedy: the token itself is the likeliest of the three.
+        let top = told["top_logprobs"][nth].as_object().unwrap();
+        assert_eq!(top.len(), 3);
+        assert_eq!(top[token.as_str().unwrap()], told["token_logprobs"][nth]);
+    }
+    let events = self::events(&node, "/v1/completions", &completion(3, true)).await;
+    for name in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        let pieces =
+            events.iter().flat_map(|event| event["choices"][0]["logprobs"][name].as_array());
+        assert_eq!(&pieces.flatten().cloned().collect::<Vec<_>>(), list(name), "{name}");
+    }
+    let (_, _, none) = post(&node, "/v1/completions", &completion(0, false)).await;
+    assert_eq!(none["choices"][0]["logprobs"]["top_logprobs"], Value::Null);
+    assert_eq!(none["choices"][0]["logprobs"]["token_logprobs"], told["token_logprobs"]);
+    for wrong in [json!(21), json!(true), json!(-1), json!("3")] {
+        let mut body = completion(0, false);
+        body["logprobs"] = wrong;
+        let (status, _, error) = post(&node, "/v1/completions", &body).await;
+        assert_eq!((status, &error["error"]["param"]), (400, &json!("logprobs")), "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_is_one_token_and_ends_the_answer() {
     let node = start().await;
     let asked = |prompt: &str, stop: Value| {
@@ -144,7 +222,11 @@ async fn what_is_not_built_is_refused_by_name() {
     };
     let cases = [
         (chat(json!({"n": 2})), "unsupported_parameter", "n"),
-        (chat(json!({"logprobs": true})), "unsupported_parameter", "logprobs"),
+        (chat(json!({"logprobs": 3})), "bad_field", "logprobs"),
+        (chat(json!({"logprobs": true, "top_logprobs": 21})), "bad_field", "top_logprobs"),
+        (chat(json!({"logprobs": true, "top_logprobs": -1})), "bad_field", "top_logprobs"),
+        (chat(json!({"top_logprobs": 1})), "bad_field", "top_logprobs"),
+        (chat(json!({"logprobs": false, "top_logprobs": 1})), "bad_field", "top_logprobs"),
         (chat(json!({"tools": [{"type": "function"}]})), "unsupported_parameter", "chat"),
         (
             chat(json!({"response_format": {"type": "json_object"}})),

@@ -113,6 +113,7 @@ impl Machine {
             lost_on: None,
             device: None,
             tokens: Vec::new(),
+            logprobs: Vec::new(),
             waits: Vec::with_capacity(1),
             log_waiters: Vec::new(),
             claim: None,

@@ -54,7 +54,7 @@ impl Machine {
         self.live -= 1;
         self.stats.answer_us.add(now_us.saturating_sub(record.accepted_us));
         for wait in record.waits {
-            if let Waiter::Output(done) = wait.waiter {
+            if let Waiter::Output(done) | Waiter::Drawn(_, done) = wait.waiter {
                 self.effects.calls.push(Call::Output(done, Ok(Arc::clone(output))));
             }
         }
@@ -88,6 +88,7 @@ impl Machine {
     fn keep(&mut self, key: JobKey, output_bytes: u64, now_us: u64) {
         let record = self.jobs.get_mut(&key).expect("it has just ended");
         record.tokens = Vec::new();
+        record.logprobs = Vec::new();
         if record.attempts == 0 {
             // No second result can come, so nobody will ask the reference about this input.
             record.work.input = Arc::default();

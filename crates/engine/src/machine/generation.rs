@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use hyperion_ops::logprob::Logprobs;
 use hyperion_primitives::B256;
 
 use super::{
@@ -34,6 +35,8 @@ pub struct Joined {
     pub seed: B256,
     /// Who goes first.
     pub class: Class,
+    /// Whether to say how likely its tokens were.
+    pub logprobs: bool,
 }
 
 /// What a step brought one answer.
@@ -43,6 +46,8 @@ pub struct Progress {
     pub lease: LeaseId,
     /// Tokens that were drawn, in order.
     pub tokens: Vec<u32>,
+    /// How likely each of them was, if that was asked for.
+    pub logprobs: Vec<Logprobs>,
     /// Whether the answer is complete.
     pub ended: bool,
 }
@@ -172,6 +177,7 @@ impl Machine {
         let record = self.jobs.get_mut(&key).expect("a queued job has a record");
         record.state = State::Running(lease);
         record.tokens.clear();
+        record.logprobs.clear();
         self.stats.models[model].queue_us.add(now_us.saturating_sub(record.accepted_us));
         let drawing = record.work.drawing.as_ref().expect("the engine checked the job");
         let joined = Joined {
@@ -182,6 +188,7 @@ impl Machine {
             drawing: Arc::clone(drawing),
             seed: record.work.content.seed,
             class,
+            logprobs: record.work.logprobs,
         };
         let rows = u64::from(record.work.rows) + u64::from(drawing.tokens_max());
         let held = Lease { device, model, rows, jobs: vec![key], since_us: now_us, terms: None };
@@ -210,7 +217,7 @@ impl Machine {
         let Step { progress, rows, proposed, accepted } = step;
         self.stats.models[model].proposed += proposed;
         self.stats.models[model].accepted += accepted;
-        for Progress { lease, tokens, ended } in progress {
+        for Progress { lease, tokens, logprobs, ended } in progress {
             // Given up meanwhile, or the device was silent for too long.
             let Some(held) = self.leases.get(&lease).filter(|held| held.device == device) else {
                 continue;
@@ -219,6 +226,7 @@ impl Machine {
             self.stats.models[model].tokens += tokens.len() as u64;
             let record = self.jobs.get_mut(&key).expect("a leased job lives");
             record.tokens.extend(tokens);
+            record.logprobs.extend(logprobs);
             self.tell_tokens(key);
             if ended {
                 self.leases.remove(&lease);
@@ -258,11 +266,13 @@ impl Machine {
     pub(super) fn tell_tokens(&mut self, key: JobKey) {
         let Some(record) = self.jobs.get_mut(&key) else { return };
         for wait in &mut record.waits {
-            if let Waiter::Stream(on_tokens, _) = &wait.waiter
+            if let Waiter::Stream(on_tokens, _) | Waiter::Drawn(on_tokens, _) = &wait.waiter
                 && let Some(unheard) = record.tokens.get(wait.heard..).filter(|new| !new.is_empty())
             {
                 let position = u32::try_from(wait.heard).expect("an answer's length");
-                let call = Call::Tokens(OnTokens::clone(on_tokens), position, unheard.to_vec());
+                let logprobs = record.logprobs.get(wait.heard..).unwrap_or_default().to_vec();
+                let on_tokens = OnTokens::clone(on_tokens);
+                let call = Call::Tokens(on_tokens, position, unheard.to_vec(), logprobs);
                 self.effects.calls.push(call);
                 wait.heard = record.tokens.len();
             }

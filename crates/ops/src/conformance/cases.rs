@@ -14,6 +14,7 @@ use crate::{
     ActivationTable, AttentionShape, BackendError, Cache, Cap, LinearShape, NormKind, NormShape,
     Pairing, PoolMode, RopeShape, Sampling, Sequence, Step, TableCodes, View, WeightId, Weights,
     cache::PageShape,
+    logprob::logprobs,
     repetition::{REPETITION_MAX, REPETITION_MIN},
     sample::{Past, penalised, sample},
 };
@@ -45,6 +46,7 @@ pub(super) fn run(stem: Stem, draw: &mut Draw, device: &mut Device<'_>) -> Outco
         Stem::Softcap => softcap(draw, device),
         Stem::Nibbles => nibbles(draw, device),
         Stem::Repetition => Ok(repeated_tokens(draw)),
+        Stem::Logprob => Ok(told_odds(draw)),
     }
 }
 
@@ -546,5 +548,20 @@ fn repeated_tokens(draw: &mut Draw) -> Vec<Matrix> {
     vec![
         one_row(Dtype::I32, width, row.iter().flat_map(|logit| logit.to_le_bytes()).collect()),
         one_row(Dtype::U32, 1, token.to_le_bytes().to_vec()),
+    ]
+}
+
+/// Log probabilities of every token of a row, and the likeliest tokens.
+fn told_odds(draw: &mut Draw) -> Vec<Matrix> {
+    let width = draw.length();
+    let logits = draw.row(width);
+    let count = draw.between(1, 20);
+    let told = logprobs(&logits, 0, count as usize).top_q16;
+    let own = |token| logprobs(&logits, token, 0).own_q16.to_le_bytes();
+    let top: Vec<u8> = told.iter().flat_map(|(token, _)| token.to_le_bytes()).collect();
+    let matrix = |dtype, width, bytes| Matrix { dtype, rows: 1, width, bytes, strayed: false };
+    vec![
+        matrix(Dtype::I32, width, (0..width).flat_map(own).collect()),
+        matrix(Dtype::U32, count.min(width), top),
     ]
 }

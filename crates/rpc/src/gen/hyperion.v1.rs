@@ -199,6 +199,9 @@ pub struct InferRequest {
     pub request_signature: ::prost::bytes::Bytes,
     #[prost(enumeration = "WaitFor", tag = "9")]
     pub wait_for: i32,
+    /// of a generator: how many alternatives to tell beside each token, 0 to 20; absent: nothing
+    #[prost(uint32, optional, tag = "10")]
+    pub logprobs: ::core::option::Option<u32>,
     #[prost(oneof = "infer_request::Input", tags = "2, 3, 4, 5")]
     pub input: ::core::option::Option<infer_request::Input>,
 }
@@ -271,6 +274,20 @@ pub struct InferResponse {
     /// of a generator: the preimage of request.sampling_hash, every field filled
     #[prost(message, optional, tag = "12")]
     pub sampling: ::core::option::Option<Sampling>,
+    /// one per token, where they were asked for; no part of the claim
+    #[prost(message, repeated, tag = "13")]
+    pub logprobs: ::prost::alloc::vec::Vec<TokenLogprobs>,
+}
+/// natural logarithms in Q16, of the logits before temperature and penalties
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TokenLogprobs {
+    #[prost(sint32, tag = "1")]
+    pub logprob_q16: i32,
+    #[prost(uint32, repeated, tag = "2")]
+    pub top_tokens: ::prost::alloc::vec::Vec<u32>,
+    /// the likeliest, by logit, then by id
+    #[prost(sint32, repeated, tag = "3")]
+    pub top_logprobs_q16: ::prost::alloc::vec::Vec<i32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct InferStreamRequest {
@@ -306,14 +323,18 @@ pub struct Accepted {
     #[prost(uint32, tag = "3")]
     pub queue_position: u32,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Delta {
     #[prost(uint32, tag = "1")]
     pub position: u32,
     #[prost(uint32, repeated, tag = "2")]
     pub tokens: ::prost::alloc::vec::Vec<u32>,
+    /// text may split a code point
     #[prost(bytes = "bytes", tag = "3")]
     pub text: ::prost::bytes::Bytes,
+    /// one per token, where they were asked for
+    #[prost(message, repeated, tag = "4")]
+    pub logprobs: ::prost::alloc::vec::Vec<TokenLogprobs>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct QuoteRequest {

@@ -119,7 +119,7 @@ fn ask(door: &Door, asked: Body) -> Result<(Ask, WaitFor), Error> {
     at_most("input", "bytes", text.len(), door.limits.text_bytes_max)?;
     let (request, wait) = asked.verification.read()?;
     let input = Input::Text(text);
-    Ok((Ask { model, input, sampling: None, request, signature: None }, wait))
+    Ok((Ask { model, input, sampling: None, request, signature: None, logprobs: false }, wait))
 }
 
 fn response(model: String, encoding: Encoding, answered: &Answered) -> Response {

@@ -2,6 +2,7 @@
 //! `text/asked.rs` reads what is asked, this page answers it.
 
 mod asked;
+mod odds;
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -15,13 +16,16 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use hyperion_engine::{Drawing, Job};
+use hyperion_engine::{Drawing, Job, Logprobs};
 use hyperion_primitives::B256;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 
-use self::asked::{Body, ask};
+use self::{
+    asked::{Body, ask},
+    odds::Odds,
+};
 use super::{
     read,
     verification::{header, headers, verification},
@@ -75,19 +79,19 @@ async fn serve(
     let longest = if stream { limits.stream_deadline } else { limits.unary_deadline };
     let deadline = Deadline::after(longest);
     let begun = async {
-        let (ask, wait) = ask(&door, body, shape)?;
+        let (ask, wait, alternatives) = ask(&door, body, shape)?;
         let job = door.job(ask, &caller, deadline).await?;
-        Ok((job, wait))
+        Ok((job, wait, alternatives))
     };
     let begun = deadline.race(begun).await;
-    let (job, wait) = match begun {
+    let (job, wait, alternatives) = match begun {
         Ok(begun) => begun,
         Err(error) => {
             door.observe::<()>("http", &model, since_us, &Err(error.clone()));
             return Err(error);
         }
     };
-    let reply = Reply::new(&door, shape, model, &job);
+    let reply = Reply::new(&door, shape, model, &job, alternatives);
     if stream {
         return Ok(reply.stream(door, job, wait, caller, deadline, (since_us, usage)));
     }
@@ -105,6 +109,8 @@ struct Reply {
     drawing: Drawing,
     request_id: String,
     entropy: B256,
+    /// Where log probabilities were asked for.
+    odds: Option<Odds>,
 }
 
 /// What a stream's task hands over.
@@ -114,7 +120,19 @@ enum Piece {
 }
 
 impl Reply {
-    fn new(door: &Door, shape: Shape, model: String, job: &Job) -> Self {
+    fn new(
+        door: &Door,
+        shape: Shape,
+        model: String,
+        job: &Job,
+        alternatives: Option<usize>,
+    ) -> Self {
+        let writing = door.face(job.request().model_id).writing.as_ref();
+        let odds = alternatives.zip(writing).map(|(alternatives, writing)| Odds {
+            shape,
+            alternatives,
+            decoder: Arc::clone(&writing.decoder),
+        });
         let request_id = job.id().to_string();
         let kind = if shape == Shape::Chat { "chatcmpl" } else { "cmpl" };
         Self {
@@ -125,6 +143,7 @@ impl Reply {
             drawing: job.drawing().cloned().expect("the model was asked for its writing"),
             request_id,
             entropy: job.request().entropy,
+            odds,
         }
     }
 
@@ -157,13 +176,14 @@ impl Reply {
     fn whole(&self, door: &Door, answered: &Answered) -> Result<Response, Error> {
         let face = door.face(answered.answer.request.model_id);
         let written = Written::new(face, &self.drawing, &answered.answer.output.data)?;
+        let logprobs = self.logprobs(&written.tokens, &answered.logprobs, &mut 0);
         let choice = match self.shape {
             Shape::Completion => json!({
-                "index": 0, "text": written.text, "logprobs": null,
+                "index": 0, "text": written.text, "logprobs": logprobs,
                 "finish_reason": written.finish_reason,
             }),
             Shape::Chat => json!({
-                "index": 0, "logprobs": null, "finish_reason": written.finish_reason,
+                "index": 0, "logprobs": logprobs, "finish_reason": written.finish_reason,
                 "message": {"role": "assistant", "content": written.text, "refusal": null},
             }),
         };
@@ -173,15 +193,25 @@ impl Reply {
         Ok((headers(answered), Json(body)).into_response())
     }
 
+    /// `logprobs` of tokens that begin `offset` characters into the text; `null` where nothing was asked for.
+    fn logprobs(&self, tokens: &[u32], told: &[Logprobs], offset: &mut usize) -> Value {
+        match &self.odds {
+            Some(odds) if !told.is_empty() => odds.of(tokens, told, offset),
+            _ => Value::Null,
+        }
+    }
+
     /// A piece of the answer.
-    fn chunk(&self, text: &str, finish_reason: Option<&str>) -> Value {
+    fn chunk(&self, text: &str, finish_reason: Option<&str>, logprobs: &Value) -> Value {
         let choice = match self.shape {
             Shape::Completion => json!({
-                "index": 0, "text": text, "logprobs": null, "finish_reason": finish_reason,
+                "index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason,
             }),
             Shape::Chat => {
                 let delta = if text.is_empty() { json!({}) } else { json!({"content": text}) };
-                json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason})
+                json!({
+                    "index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason,
+                })
             }
         };
         self.body(true, &json!([choice]))
@@ -213,9 +243,13 @@ impl Reply {
                 let _ = events.send(Piece::Event(data(&error.to_json()))).await;
             }
         });
+        let mut offset = 0;
         let spell = move |piece| {
             Ok::<_, Infallible>(match piece {
-                Piece::Delta(delta) => data(&spelled.chunk(&delta.text, None)),
+                Piece::Delta(Delta { tokens, text, logprobs, .. }) => {
+                    let logprobs = spelled.logprobs(&tokens, &logprobs, &mut offset);
+                    data(&spelled.chunk(&text, None, &logprobs))
+                }
                 Piece::Event(event) => event,
             })
         };
@@ -242,10 +276,10 @@ impl Reply {
         }
         let face: &Face = door.face(job.request().model_id);
         let mut deltas = Deltas::new(face, self.drawing.clone(), 0);
-        let sent = (events, Piece::Delta as fn(Delta) -> Piece);
+        let sent = (events, Piece::Delta);
         let answered = door.stream(job, wait, caller, &mut deltas, sent).await?;
         let written = Written::new(face, &self.drawing, &answered.answer.output.data)?;
-        let mut last = self.chunk("", Some(written.finish_reason));
+        let mut last = self.chunk("", Some(written.finish_reason), &Value::Null);
         last["verification"] = self.verification(&answered);
         events.send(Piece::Event(data(&last))).await.map_err(gone)?;
         if wants_usage {

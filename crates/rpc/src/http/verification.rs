@@ -38,7 +38,7 @@ impl Terms {
 
 /// The `verification` object of an answer.
 pub(super) fn verification(answered: &Answered) -> Value {
-    let Answered { answer, reached, place } = answered;
+    let Answered { answer, reached, place, .. } = answered;
     let claim = &answer.claim.claim;
     let digest = answer.digest.to_string();
     let mut verification = json!({

@@ -56,8 +56,14 @@ pub(super) fn ask(
             format!("the model has no input `{}`, only `{}`", short(&input.name), face.input);
         return Err(Error::bad_field("inputs", text));
     };
-    let ask =
-        Ask { model, input, sampling: None, request: terms.request, signature: terms.signature };
+    let ask = Ask {
+        model,
+        input,
+        sampling: None,
+        request: terms.request,
+        signature: terms.signature,
+        logprobs: false,
+    };
     Ok((ask, terms.wait))
 }
 

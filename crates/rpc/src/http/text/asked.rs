@@ -3,6 +3,7 @@
 //! Numbers become the sampler's own by one rule, `floor(x * 65536 + 1/2)`, and come back in `verification.sampling`: the edge's
 //! float is visible and no part of the claim. A parameter that would change the answer and is not built is refused.
 
+use hyperion_engine::ALTERNATIVES_MAX;
 use hyperion_primitives::{B256, U256};
 use hyperion_verify::Request;
 use serde::Deserialize;
@@ -43,6 +44,8 @@ pub(super) struct Body {
     max_tokens: Option<u32>,
     max_completion_tokens: Option<u32>,
     stop: Option<Value>,
+    logprobs: Option<Value>,
+    top_logprobs: Option<Value>,
     #[serde(default)]
     verification: Terms,
     /// Change nothing and are not hashed.
@@ -60,9 +63,14 @@ pub(super) struct StreamOptions {
     pub(super) include_usage: bool,
 }
 
-/// A body as every surface asks.
-pub(super) fn ask(door: &Door, body: Body, shape: Shape) -> Result<(Ask, WaitFor), Error> {
+/// A body as every surface asks, and how many alternatives are told beside each token, if log probabilities are asked for.
+pub(super) fn ask(
+    door: &Door,
+    body: Body,
+    shape: Shape,
+) -> Result<(Ask, WaitFor, Option<usize>), Error> {
     refuse_others(&body.others)?;
+    let alternatives = alternatives(&body, shape)?;
     let model = door.model(&body.model)?;
     let face = door.face(model.id);
     let writing = face
@@ -98,7 +106,35 @@ pub(super) fn ask(door: &Door, body: Body, shape: Shape) -> Result<(Ask, WaitFor
     };
     let (request, wait) = body.verification.read()?;
     let request = seeded(request, body.seed, sampling.temperature_q16);
-    Ok((Ask { model, input, sampling: Some(sampling), request, signature: None }, wait))
+    let (sampling, logprobs) = (Some(sampling), alternatives.is_some());
+    let ask = Ask { model, input, sampling, request, signature: None, logprobs };
+    Ok((ask, wait, alternatives))
+}
+
+/// `logprobs: n` of completions, `logprobs: true, top_logprobs: n` of chats.
+fn alternatives(body: &Body, shape: Shape) -> Result<Option<usize>, Error> {
+    let given = |value: &Option<Value>| value.clone().filter(|value| !value.is_null());
+    let (logprobs, top) = (given(&body.logprobs), given(&body.top_logprobs));
+    let number = |field, value: &Value| {
+        let most = value.as_u64().and_then(|most| usize::try_from(most).ok());
+        most.filter(|most| *most <= ALTERNATIVES_MAX).ok_or_else(|| {
+            Error::bad_field(field, format!("is a number from 0 to {ALTERNATIVES_MAX}"))
+        })
+    };
+    let top = top.map(|value| number("top_logprobs", &value)).transpose()?;
+    match (shape, logprobs, top) {
+        (_, None | Some(Value::Bool(false)), None | Some(0)) => Ok(None),
+        (Shape::Chat, Some(Value::Bool(true)), top) => Ok(Some(top.unwrap_or(0))),
+        (Shape::Chat, None | Some(Value::Bool(false)), Some(_)) => {
+            Err(Error::bad_field("top_logprobs", "is told where logprobs is true"))
+        }
+        (Shape::Chat, ..) => Err(Error::bad_field("logprobs", "is true or false")),
+        (Shape::Completion, _, Some(most)) if most > 0 => {
+            Err(Error::bad_field("top_logprobs", "is for /v1/chat/completions"))
+        }
+        (Shape::Completion, None, _) => Ok(None),
+        (Shape::Completion, Some(value), _) => number("logprobs", &value).map(Some),
+    }
 }
 
 /// Parameters that are not built are refused, but for values that ask for nothing.
@@ -109,7 +145,6 @@ fn refuse_others(others: &Map<String, Value>) -> Result<(), Error> {
         ("logit_bias", Value::Object(bias)) => !bias.is_empty(),
         ("response_format", value) => value["type"] != json!("text"),
         ("tool_choice", value) => *value != json!("auto"),
-        ("top_logprobs", value) => *value != json!(0),
         _ => true,
     };
     match others.iter().find(|(name, value)| asks(name, value)) {
