@@ -199,7 +199,7 @@ fn cancelled(node: &Node, model: &Model, corpus: &[u32]) -> Value {
             node.engine.complete_drawn(model.id(), request, input, drawing).expect("a prompt");
         let (tell, told) = mpsc::channel();
         let tell = Mutex::new(tell);
-        let on_tokens: OnTokens = Arc::new(move |_, _: &[u32], _| {
+        let on_tokens: OnTokens = Arc::new(move |_, _: &[u32], _: &[_]| {
             tell.lock().expect("whole").send(()).ok();
         });
         let (done, ended) = mpsc::channel();
