@@ -48,9 +48,9 @@ fn alone(model: &Model, call: &BlockCall) -> Vec<u8> {
     let limits = Limits { rows_max: CONTEXT, outputs_max: 1, pages: CONTEXT.div_ceil(32) };
     let mut decoder = Decoder::load(model, &mut reference, limits).unwrap();
     let drawing = Drawing::new(call.sampling, Vec::new()).unwrap();
-    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(call.seed));
     let words = call.input.as_chunks::<4>().0;
     let prompt: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(call.seed, &prompt));
     let mut logits = decoder.prefill(&mut reference, &mut context, &prompt).unwrap();
     let mut answer = Vec::new();
     while answer.len() < call.sampling.tokens_max as usize {

@@ -127,8 +127,8 @@ fn alone(model: &Model, call: &inferCall) -> Vec<u8> {
     let mut decoder =
         Decoder::load(model, &mut device, Limits { rows_max: 64, outputs_max: 16, pages: 32 })
             .unwrap();
-    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(call.seed));
     let prompt = ids(&call.input);
+    let (mut context, mut sampler) = (decoder.begin(), drawing.sampler(call.seed, &prompt));
     let mut logits = decoder.prefill(&mut device, &mut context, &prompt).unwrap();
     let mut answer = Vec::new();
     while answer.len() < sampling.tokens_max as usize {
@@ -137,7 +137,7 @@ fn alone(model: &Model, call: &inferCall) -> Vec<u8> {
         logits = decoder.step(&mut device, &mut [(&mut context, token)]).unwrap().remove(0);
     }
     decoder.release(context);
-    let draws = drawing.sampler(call.seed);
+    let draws = drawing.sampler(call.seed, &prompt);
     let checked = replay(&mut decoder, &mut device, &prompt, &answer, draws).unwrap();
     assert_eq!(checked, Replay::Equal);
     bytes(&answer)

@@ -116,7 +116,8 @@ impl From<&Request> for abi::InferenceRequest {
     }
 }
 
-/// Tokens of an answer at most where penalties count its tokens: whoever checks a draw has to open all of them.
+/// Tokens at most that penalties look at, since whoever checks a draw has to open all of them: of the answer for the frequency
+/// and presence penalties, of prompt and answer for the repetition penalty.
 pub const PENALISED_TOKENS_MAX: u32 = 4096;
 
 /// How a generator draws its tokens; the preimage of `samplingHash`.
