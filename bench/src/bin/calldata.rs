@@ -22,8 +22,8 @@ use std::{
 use alloy_sol_types::{SolCall as _, SolInterface as _, sol};
 use facts::{DOMAIN, Facts, SEVEN};
 use hyperion_engine::{
-    Answer, BlockCall, ClaimSink, Engine, EngineConfig, KernelPool, ManualClock, Pushback, Registry,
-    SignError, Signer,
+    Answer, BlockCall, ClaimSink, Engine, EngineConfig, KernelPool, ManualClock, Pushback,
+    Registry, SignError, Signer,
 };
 use hyperion_executor::{
     AccountChange, BlockFacts, BlockOutcome, Candidate, ExecEnv, Executor, ExecutorError,
@@ -222,7 +222,8 @@ impl Bench {
     fn seven(&self) -> Vec<u8> {
         let (done, outputs) = mpsc::channel();
         let tell = move |outputs| drop(done.send(outputs));
-        self.engine.run_batch(vec![BlockCall::plain(self.facts.digits.id(), SEVEN)], Box::new(tell));
+        self.engine
+            .run_batch(vec![BlockCall::plain(self.facts.digits.id(), SEVEN)], Box::new(tell));
         let output = outputs.recv().expect("the engine lives").remove(0).expect("an answer");
         let elements = output.elements();
         assert_eq!((0..10).max_by_key(|digit| elements[*digit]), Some(7));
