@@ -35,9 +35,6 @@ pub enum FloatError {
         /// What is wrong with it.
         why: String,
     },
-    /// The tokenizer cannot be read, or does not take a text.
-    #[error("tokenizer: {0}")]
-    Tokenizer(String),
     /// The model cannot answer this.
     #[error("{0}")]
     Input(String),

@@ -1,110 +1,69 @@
-//! What is known of a loaded model, and its tokenizer: shared by every thread.
+//! What is known of a loaded model: shared by every thread.
 
-use std::fmt;
+use std::path::PathBuf;
 
 use hyperion_primitives::ModelId;
-use serde_json::{Map, Value};
 
-use crate::{FloatError, folder::Folder};
+use crate::FloatError;
 
-/// What a model gives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a model reads and gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One vector of unit length for a text.
+    /// From tokens to one vector of unit length.
     Embeds {
         /// Its numbers.
         width: u32,
     },
-    /// Tokens that go on where the input ends.
+    /// From tokens to tokens that go on where they end, or answer them.
     Generates,
+    /// From rows of numbers to rows of numbers.
+    Maps {
+        /// Shape of a row that goes in.
+        row: Vec<usize>,
+        /// Numbers of a row that comes out.
+        width: u32,
+    },
 }
 
 /// What is known of a model.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
     /// Its identity; never that of an exact model.
     pub id: ModelId,
-    /// `model_type` of its configuration.
+    /// What its file calls its family.
     pub family: String,
-    /// What it gives.
+    /// What it reads and gives.
     pub kind: Kind,
-    /// Token ids are below this.
+    /// Token ids are below this; 0 where there are none.
     pub vocabulary: u32,
-    /// Tokens that it takes and gives in all, at most.
-    pub context: u32,
-    /// Ids that end an answer, strictly ascending.
-    pub ends: Vec<u32>,
+    /// Rows that it takes at most: images, or tokens, which count with those of the answer.
+    pub rows_max: u32,
+    /// `tokenizer.json`, where there is one.
+    pub tokenizer: Option<PathBuf>,
+    /// What a GGUF file says itself: ids that end an answer, strictly ascending, and how a chat becomes a prompt.
+    pub advice: Advice,
     /// Where it runs, and in which number format: `cpu f32`.
     pub runs_on: String,
-    tokenizer: tokenizers::Tokenizer,
 }
 
-impl fmt::Debug for Facts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Facts")
-            .field("id", &self.id)
-            .field("family", &self.family)
-            .field("kind", &self.kind)
-            .field("context", &self.context)
-            .finish_non_exhaustive()
-    }
+/// What a GGUF file says of how its model wants to be asked; nothing for a folder, which has files of their own for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advice {
+    /// Ids that end an answer, strictly ascending.
+    pub end_ids: Vec<u32>,
+    /// How a chat becomes a prompt: a Jinja template.
+    pub chat_template: Option<String>,
 }
 
 impl Facts {
-    pub(crate) fn new(
-        (id, kind, context): (ModelId, Kind, usize),
-        folder: &Folder,
-        (generation, tokenizer): (&Map<String, Value>, tokenizers::Tokenizer),
-        runs_on: String,
-    ) -> Result<Self, FloatError> {
-        let vocabulary = folder.number("vocab_size").and_then(|size| u32::try_from(size).ok());
-        let vocabulary = vocabulary.ok_or_else(|| folder.unsupported("vocab_size is missing"))?;
-        let ends = match (kind, generation.get("eos_token_id")) {
-            (Kind::Embeds { .. }, _) => Vec::new(),
-            (Kind::Generates, Some(ends)) => ids(ends),
-            (Kind::Generates, None) => folder.config.get("eos_token_id").map_or(Vec::new(), ids),
-        };
-        Ok(Self {
-            id,
-            family: folder.text("model_type").to_owned(),
-            kind,
-            vocabulary,
-            context: u32::try_from(context).unwrap_or(u32::MAX),
-            ends,
-            runs_on,
-            tokenizer,
-        })
-    }
-
-    /// Token ids of a text, special ones included; one that is too long for an encoder is cut.
-    ///
-    /// # Errors
-    ///
-    /// When the tokenizer does not take the text.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, FloatError> {
-        let encoding = self
-            .tokenizer
-            .encode(text, true)
-            .map_err(|error| FloatError::Tokenizer(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    /// The text of token ids, without special ones; for display.
-    ///
-    /// # Errors
-    ///
-    /// When the tokenizer does not know an id.
-    pub fn decode(&self, ids: &[u32]) -> Result<String, FloatError> {
-        self.tokenizer.decode(ids, true).map_err(|error| FloatError::Tokenizer(error.to_string()))
-    }
-
     /// Whether the model can read these ids.
     ///
     /// # Errors
     ///
     /// When there are none or too many, or one is beyond the vocabulary.
     pub fn check(&self, ids: &[u32]) -> Result<(), FloatError> {
-        if ids.is_empty() || ids.len() > self.context as usize {
-            let text = format!("{} tokens, the model takes 1 to {}", ids.len(), self.context);
+        if ids.is_empty() || ids.len() > self.rows_max as usize {
+            let text = format!("{} tokens, the model takes 1 to {}", ids.len(), self.rows_max);
             return Err(FloatError::Input(text));
         }
         match ids.iter().find(|id| **id >= self.vocabulary) {
@@ -115,16 +74,4 @@ impl Facts {
             }
         }
     }
-}
-
-/// One id or a list of them, strictly ascending.
-fn ids(value: &Value) -> Vec<u32> {
-    let one = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    let mut ids: Vec<u32> = match value {
-        Value::Array(values) => values.iter().filter_map(one).collect(),
-        value => one(value).into_iter().collect(),
-    };
-    ids.sort_unstable();
-    ids.dedup();
-    ids
 }

@@ -26,11 +26,15 @@ pub(crate) struct Folder {
 impl Folder {
     /// Reads `config.json`.
     pub(crate) fn open(path: &Path) -> Result<Self, FloatError> {
-        let mut folder =
-            Self { path: path.to_path_buf(), config: Map::new(), files: BTreeMap::new() };
+        let mut folder = Self::bare(path);
         let config = folder.read("config.json")?;
         folder.config = folder.parse("config.json", &config)?;
         Ok(folder)
+    }
+
+    /// One without a configuration, as a GGUF file lies in.
+    pub(crate) fn bare(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), config: Map::new(), files: BTreeMap::new() }
     }
 
     /// Path of one of its files.
@@ -40,7 +44,12 @@ impl Folder {
 
     /// The bytes of a file, which is part of the model's identity from now on.
     pub(crate) fn read(&mut self, name: &str) -> Result<Vec<u8>, FloatError> {
-        let path = self.file(name);
+        self.read_as(name, name)
+    }
+
+    /// As [`read`](Self::read), of a file whose own name says nothing of the model.
+    pub(crate) fn read_as(&mut self, file: &str, name: &str) -> Result<Vec<u8>, FloatError> {
+        let path = self.file(file);
         let bytes = fs::read(&path).map_err(|source| FloatError::Io { path, source })?;
         self.files.insert(name.to_owned(), (bytes.len() as u64, keccak256(&bytes)));
         Ok(bytes)
@@ -55,6 +64,16 @@ impl Folder {
         self.parse(name, &bytes)
     }
 
+    /// Path of the tokenizer, where one is: part of the model's identity from now on.
+    pub(crate) fn tokenizer(&mut self) -> Result<Option<PathBuf>, FloatError> {
+        let path = self.file("tokenizer.json");
+        if !path.is_file() {
+            return Ok(None);
+        }
+        self.read("tokenizer.json")?;
+        Ok(Some(path))
+    }
+
     fn parse<T: DeserializeOwned>(&self, name: &str, bytes: &[u8]) -> Result<T, FloatError> {
         serde_json::from_slice(bytes)
             .map_err(|source| FloatError::Json { path: self.file(name), source })
@@ -64,6 +83,19 @@ impl Folder {
     pub(crate) fn config_as<T: DeserializeOwned>(&self) -> Result<T, FloatError> {
         serde_json::from_value(Value::Object(self.config.clone()))
             .map_err(|source| FloatError::Json { path: self.file("config.json"), source })
+    }
+
+    /// A part of `config.json` as a family's own type.
+    pub(crate) fn part_as<T: DeserializeOwned>(&self, key: &str) -> Result<T, FloatError> {
+        let part = self.config.get(key).cloned().unwrap_or(Value::Null);
+        serde_json::from_value(part)
+            .map_err(|source| FloatError::Json { path: self.file("config.json"), source })
+    }
+
+    /// What `config.json` calls its family: `model_type`, or `architecture` in timm's folders.
+    pub(crate) fn family(&self) -> &str {
+        let named = self.text("model_type");
+        if named.is_empty() { self.text("architecture") } else { named }
     }
 
     /// `config.json` asks for something that will not be done.
@@ -139,14 +171,14 @@ impl Folder {
     ///
     /// `K("hyperion/float-model/1" ‖ text engine ‖ text family ‖ text device ‖ text dtype ‖ u32 files ‖ each file's
     /// text name ‖ u64 length ‖ K(bytes))`, files by name; a text is its length as u16 and its bytes.
-    pub(crate) fn identity(&self, device: &Device, dtype: DType) -> ModelId {
+    pub(crate) fn identity(&self, family: &str, device: &Device, dtype: &str) -> ModelId {
         let kind = if device.is_cpu() { "cpu" } else { "cuda" };
         let mut hasher = Keccak::tagged(b"hyperion/float-model/1");
         let text = |text: &str, hasher: &mut Keccak| {
             let len = u16::try_from(text.len()).unwrap_or(u16::MAX);
             hasher.u16(len).update(&text.as_bytes()[..len.into()]);
         };
-        for part in [ENGINE, self.text("model_type"), kind, dtype.as_str()] {
+        for part in [ENGINE, family, kind, dtype] {
             text(part, &mut hasher);
         }
         hasher.u32(u32::try_from(self.files.len()).unwrap_or(u32::MAX));

@@ -2,28 +2,18 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{D, DType, Device, Tensor};
 use candle_transformers::generation::{LogitsProcessor, Sampling};
-use tokenizers::{PostProcessor as _, TruncationParams};
 
-use crate::{
-    Facts, FloatError, Kind, Options,
-    decoder::{self, Decoder},
-    encoder::{self, Encoder, Pooling},
-    folder::Folder,
-};
+use crate::{Facts, Family, FloatError, Net, Options, family, open, pooling::Pooling};
 
-/// A model of a Hugging Face folder; it belongs to the thread that runs it.
+/// A loaded model; it belongs to the thread that runs it.
 pub struct FloatModel {
     facts: Arc<Facts>,
     device: Device,
+    dtype: DType,
     net: Net,
-}
-
-enum Net {
-    Decoder(Box<dyn Decoder>),
-    Encoder(Box<dyn Encoder>, Pooling),
+    pooling: Pooling,
 }
 
 /// How an answer is drawn.
@@ -74,53 +64,38 @@ impl fmt::Debug for FloatModel {
 }
 
 impl FloatModel {
-    /// Loads `config.json`, `tokenizer.json`, every `.safetensors` file, and what `generation_config.json` and
-    /// `1_Pooling/config.json` say, if they are there.
+    /// Loads a Hugging Face folder (`config.json` and every `.safetensors` file) or a `.gguf` file, with the
+    /// `tokenizer.json` that lies there, if one does, and what `1_Pooling/config.json` says.
     ///
     /// # Errors
     ///
     /// When a file is missing or damaged, the family is not known, the configuration asks for something that candle
     /// leaves out, or the device is not here.
     pub fn open(path: &Path, options: &Options) -> Result<Self, FloatError> {
-        let mut folder = Folder::open(path)?;
-        let device = options.device()?;
-        let dtype = options.dtype(&device, folder.text("torch_dtype"))?;
-        if folder.has("quantization_config") {
-            return Err(folder.unsupported("quantized weights are not read"));
+        let is_gguf = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        if is_gguf {
+            return open::gguf(path, options);
         }
-        let family = folder.text("model_type").to_owned();
-        let is_decoder = decoder::FAMILIES.contains(&family.as_str());
-        if !is_decoder && !encoder::FAMILIES.contains(&family.as_str()) {
-            let known = [decoder::FAMILIES, encoder::FAMILIES].concat().join(", ");
-            return Err(folder.unsupported(format!("model_type `{family}` is none of {known}")));
-        }
-        let generation = folder.json("generation_config.json")?;
-        let pooling = Pooling::of(&mut folder)?;
-        let tokenizer = folder.read("tokenizer.json")?;
-        let mut tensors = folder.weights(dtype, &device)?;
-        let id = folder.identity(&device, dtype);
+        let named = |name: &str| family::named(name).ok_or_else(family::known);
+        open::folder(path, options, named)
+    }
 
-        let (net, kind, context);
-        if is_decoder {
-            decoder::prepare(&mut folder)?;
-            decoder::tie(&mut folder, &mut tensors);
-            let weights = VarBuilder::from_tensors(tensors, dtype, &device);
-            net = Net::Decoder(decoder::load(&folder, weights, dtype, &device)?);
-            kind = Kind::Generates;
-            context = decoder::context(&folder);
-        } else {
-            let tensors = encoder::rename(&folder, tensors);
-            let weights = VarBuilder::from_tensors(tensors, dtype, &device);
-            net = Net::Encoder(encoder::load(&folder, weights)?, pooling);
-            let width = encoder::width(&folder).and_then(|width| u32::try_from(width).ok());
-            let missing = || folder.unsupported("hidden_size is missing");
-            kind = Kind::Embeds { width: width.ok_or_else(missing)? };
-            context = encoder::context(&folder);
-        }
-        let tokenizer = read_tokenizer(&tokenizer, context, !is_decoder)?;
-        let runs_on = format!("{} {}", options.device, dtype.as_str());
-        let facts = Facts::new((id, kind, context), &folder, (&generation, tokenizer), runs_on)?;
-        Ok(Self { facts: Arc::new(facts), device, net })
+    /// As [`open`](Self::open), of a folder that the families here do not know: `family` builds it.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_as(path: &Path, options: &Options, family: &Family) -> Result<Self, FloatError> {
+        open::folder(path, options, |_| Ok(family))
+    }
+
+    pub(crate) const fn new(
+        facts: Arc<Facts>,
+        (device, dtype): (Device, DType),
+        net: Net,
+        pooling: Pooling,
+    ) -> Self {
+        Self { facts, device, dtype, net, pooling }
     }
 
     /// What is known of it; for every thread.
@@ -132,37 +107,66 @@ impl FloatModel {
     ///
     /// # Errors
     ///
-    /// When the model generates, the ids do not fit it, a number is none, or candle fails.
-    pub fn embed(&self, ids: &[u32]) -> Result<Vec<i16>, FloatError> {
-        let Net::Encoder(net, pooling) = &self.net else {
-            return Err(FloatError::Input("the model generates text and embeds none".to_owned()));
+    /// When the model does something else, the ids do not fit it, a number is none, or candle fails.
+    pub fn embed(&mut self, ids: &[u32]) -> Result<Vec<i16>, FloatError> {
+        let Net::Embeds { rows, .. } = &mut self.net else {
+            return Err(FloatError::Input("the model embeds no text".to_owned()));
         };
         self.facts.check(ids)?;
         let ids = Tensor::new(ids, &self.device)?.unsqueeze(0)?;
-        let vector = pooling.vector(&net.forward(&ids)?)?;
+        let vector = self.pooling.vector(&rows(&ids)?)?;
         vector.into_iter().map(q15).collect()
+    }
+
+    /// The rows that come of `rows`, both in Q16: 65,536 is 1, and what does not fit is the nearest that does.
+    ///
+    /// # Errors
+    ///
+    /// When the model does something else, there are no rows or too many or not whole ones, a number is none, or candle
+    /// fails.
+    pub fn map(&mut self, rows: &[i32]) -> Result<Vec<i32>, FloatError> {
+        let Net::Maps { map, row } = &mut self.net else {
+            return Err(FloatError::Input("the model reads no rows of numbers".to_owned()));
+        };
+        let width: usize = row.iter().product();
+        let count = rows.len() / width.max(1);
+        if count == 0 || count > self.facts.rows_max as usize || count * width != rows.len() {
+            let most = self.facts.rows_max;
+            let text = format!("{} numbers, want 1 to {most} rows of {width}", rows.len());
+            return Err(FloatError::Input(text));
+        }
+        let shape = [&[1], &row[..]].concat();
+        let mut out = Vec::new();
+        // One at a time, so that no row depends on what stands beside it.
+        for codes in rows.chunks(width) {
+            let real: Vec<f32> = codes.iter().map(|code| *code as f32 / 65_536.0).collect();
+            let real = Tensor::from_vec(real, shape.clone(), &self.device)?.to_dtype(self.dtype)?;
+            let row = map(&real)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+            out.extend(row.into_iter().map(q16).collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(out)
     }
 
     /// What the model says behind `prompt`. `goes_on` hears each token; as soon as it says no, the answer is cut.
     ///
     /// # Errors
     ///
-    /// When the model embeds, the prompt does not fit it, no token is asked for, a setting is out of range, or candle fails.
+    /// When the model does something else, the prompt does not fit it, no token is asked for, a setting is out of range, or candle fails.
     pub fn generate(
         &mut self,
         prompt: &[u32],
         how: &Generation,
         goes_on: &mut dyn FnMut(u32) -> bool,
     ) -> Result<Generated, FloatError> {
-        let Net::Decoder(net) = &mut self.net else {
-            return Err(FloatError::Input("the model embeds text and generates none".to_owned()));
+        let Net::Generates(net) = &mut self.net else {
+            return Err(FloatError::Input("the model generates no text".to_owned()));
         };
         self.facts.check(prompt)?;
         if how.tokens_max == 0 {
             return Err(FloatError::Input("an answer has one token at least".to_owned()));
         }
         // The last token of an answer is not read again.
-        let room = self.facts.context as usize - prompt.len() + 1;
+        let room = self.facts.rows_max as usize - prompt.len() + 1;
         let most = (how.tokens_max as usize).min(room);
         let mut draws = LogitsProcessor::from_sampling(how.seed, sampling(how)?);
         let mut tokens: Vec<u32> = Vec::new();
@@ -171,7 +175,7 @@ impl FloatModel {
         net.clear();
         let ending = loop {
             let ids = Tensor::new(&next[..], &self.device)?.unsqueeze(0)?;
-            let logits = net.forward(&ids, past)?;
+            let logits = net.next(&ids, past)?;
             past += next.len();
             let token = draws.sample(&penalized(&logits, &self.facts, &tokens, how)?)?;
             tokens.push(token);
@@ -199,11 +203,13 @@ fn penalized(
     tokens: &[u32],
     how: &Generation,
 ) -> Result<Tensor, FloatError> {
+    let (row, vocabulary) = (logits.dim(D::Minus1)?, facts.vocabulary as usize);
+    if row < vocabulary {
+        return Err(FloatError::Input(format!("{row} logits for {vocabulary} tokens")));
+    }
+    // A vocabulary that was padded has more logits than tokens.
+    let last = logits.elem_count() - row;
     let logits = logits.flatten_all()?.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-    let vocabulary = facts.vocabulary as usize;
-    let last = logits.elem_count().checked_sub(vocabulary).ok_or_else(|| {
-        FloatError::Input(format!("{} logits for {vocabulary} tokens", logits.elem_count()))
-    })?;
     let mut values = logits.narrow(0, last, vocabulary)?.to_vec1::<f32>()?;
     if values.iter().any(|value| value.is_nan()) {
         return Err(FloatError::Input("the model gave a logit that is no number".to_owned()));
@@ -244,23 +250,15 @@ fn q15(value: f32) -> Result<i16, FloatError> {
     Ok(code)
 }
 
-/// The tokenizer without padding; one of an encoder cuts what is too long.
-fn read_tokenizer(
-    bytes: &[u8],
-    context: usize,
-    cuts: bool,
-) -> Result<tokenizers::Tokenizer, FloatError> {
-    let failed = |error: tokenizers::Error| FloatError::Tokenizer(error.to_string());
-    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
-    tokenizer.with_padding(None);
-    let special = tokenizer.get_post_processor().map_or(0, |by| by.added_tokens(false));
-    // The crate subtracts the one from the other.
-    if special >= context {
-        let text = format!("it adds {special} tokens to a text, the model takes {context} in all");
-        return Err(FloatError::Tokenizer(text));
+/// The nearest number in Q16.
+fn q16(value: f32) -> Result<i32, FloatError> {
+    if value.is_nan() {
+        return Err(FloatError::Input("the model gave a number that is none".to_owned()));
     }
-    let truncation =
-        cuts.then(|| TruncationParams { max_length: context, ..TruncationParams::default() });
-    tokenizer.with_truncation(truncation).map_err(failed)?;
-    Ok(tokenizer)
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the cast saturates, which is what is wanted"
+    )]
+    let code = (f64::from(value) * 65_536.0).round() as i32;
+    Ok(code)
 }

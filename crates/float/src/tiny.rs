@@ -1,176 +1,130 @@
 //! Folders of tiny models with random weights, one of each family, and what is asked of them.
 
-use std::{collections::BTreeMap, fs, path::Path};
+mod folders;
+mod gguf;
+mod images;
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::{VarBuilder, VarMap};
-use hyperion_primitives::Mix;
+use std::fs;
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
+use self::folders::{POSITIONS, PROMPT, changed, config, folder, greedy, open, write};
 use crate::{
-    DECODERS, ENCODERS, Ending, FloatError, FloatModel, Generation, Kind, Options, decoder,
-    encoder, folder::Folder,
+    Ending, FAMILIES, Family, FloatError, FloatModel, Generation, Kind, Net, Options, QUANTIZED,
 };
 
-const WORDS: u32 = 61;
-const POSITIONS: u32 = 40;
+/// Names of families that can be told from one another in what they do.
+pub(super) const DECODERS: &[&str] = &[
+    "based",
+    "chatglm",
+    "codegeex4",
+    "deepseek_v2",
+    "falcon",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gemma4_text",
+    "glm4",
+    "glm4_chat",
+    "gpt_bigcode",
+    "granite",
+    "granitemoehybrid",
+    "helium",
+    "lfm2",
+    "llama",
+    "mamba",
+    "mamba2",
+    "mistral",
+    "mixformer-sequential",
+    "mixtral",
+    "olmo",
+    "olmo2",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen2_moe",
+    "qwen3",
+    "qwen3_moe",
+    "recurrent_gemma",
+    "rwkv5",
+    "rwkv6",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+];
+pub(super) const ANSWERERS: &[&str] = &["marian", "t5"];
+pub(super) const ENCODERS: &[&str] = &[
+    "bert",
+    "clip_text_model",
+    "deberta-v2",
+    "distilbert",
+    "jina_bert",
+    "modernbert",
+    "nomic_bert",
+    "roberta",
+    "siglip_text_model",
+    "xlm-roberta",
+];
 
-/// The tensors of a family, under the names and in the shapes that candle asks for.
-fn weights(folder: &Folder, seed: u64) -> VarMap {
-    let map = VarMap::new();
-    let builder = VarBuilder::from_varmap(&map, DType::F32, &Device::Cpu);
-    if decoder::FAMILIES.contains(&folder.text("model_type")) {
-        drop(decoder::load(folder, builder, DType::F32, &Device::Cpu).unwrap());
-    } else {
-        drop(encoder::load(folder, builder).unwrap());
+/// Whether a continuation with the cache is the one without it.
+pub(super) fn continues(model: &mut FloatModel) -> Result<(), FloatError> {
+    let told = model.generate(&PROMPT, &greedy(6), &mut |_| true)?;
+    let mut whole = PROMPT.to_vec();
+    for _ in 0..6 {
+        whole.extend(model.generate(&whole, &greedy(1), &mut |_| true)?.tokens);
     }
-    // Candle's own first values come from a generator that cannot be seeded.
-    let mut mix = Mix::new(seed);
-    let vars: BTreeMap<_, _> = map.data().lock().unwrap().clone().into_iter().collect();
-    for (name, var) in vars {
-        let dims = var.dims().to_vec();
-        let (centre, spread) = match dims.len() {
-            1 if name.contains("orm") && name.ends_with("weight") => (1.0, 0.2),
-            1 => (0.0, 0.1),
-            _ if name.contains("embed") => (0.0, 1.0),
-            _ => (0.0, 1.7 / (dims[dims.len() - 1] as f32).sqrt()),
-        };
-        let unit = |mix: &mut Mix| mix.i32(20) as f32 / (1 << 20) as f32;
-        let data = (0..var.elem_count()).map(|_| centre + spread * unit(&mut mix)).collect();
-        var.set(&Tensor::from_vec::<_, f32>(data, dims, &Device::Cpu).unwrap()).unwrap();
+    let again = model.generate(&PROMPT, &greedy(6), &mut |_| true)?;
+    if (told.tokens.len(), told.ending) != (6, Ending::Length)
+        || whole[PROMPT.len()..] != told.tokens
+        || again != told
+    {
+        let text =
+            format!("{told:?}, again {again:?}, without a cache {:?}", &whole[PROMPT.len()..]);
+        return Err(FloatError::Input(text));
     }
-    map
+    Ok(())
 }
-
-/// A tokenizer that knows `w0` to `w60`.
-fn tokenizer() -> Value {
-    let words: BTreeMap<String, u32> = (0..WORDS).map(|id| (format!("w{id}"), id)).collect();
-    json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
-        "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
-        "decoder": null, "model": {"type": "WordLevel", "vocab": words, "unk_token": "w0"},
-    })
-}
-
-fn config(family: &str) -> Value {
-    let mut config = json!({
-        "model_type": family, "vocab_size": WORDS, "hidden_size": 32, "intermediate_size": 48,
-        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": POSITIONS, "rms_norm_eps": 1e-5, "layer_norm_eps": 1e-5,
-        "rope_theta": 10000.0, "hidden_act": "silu", "torch_dtype": "float32",
-    });
-    let more = match family {
-        "bert" | "roberta" | "xlm-roberta" => json!({
-            "hidden_act": "gelu", "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1,
-            "type_vocab_size": 2, "initializer_range": 0.02, "pad_token_id": 1,
-            "position_embedding_type": "absolute",
-        }),
-        "distilbert" => json!({
-            "dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "activation": "gelu",
-            "initializer_range": 0.02, "pad_token_id": 0,
-        }),
-        "modernbert" => json!({
-            "pad_token_id": 0, "global_attn_every_n_layers": 2, "global_rope_theta": 160_000.0,
-            "local_attention": 8, "local_rope_theta": 10000.0,
-        }),
-        "gemma" | "gemma2" | "gemma3_text" => json!({
-            "head_dim": 8, "hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh",
-            "query_pre_attn_scalar": 8, "attn_logit_softcapping": 50.0,
-            "final_logit_softcapping": 30.0, "rope_local_base_freq": 10000.0,
-            "sliding_window": 16, "sliding_window_pattern": 2,
-            "num_key_value_heads": if family == "gemma3_text" { 1 } else { 2 },
-        }),
-        "glm4" => json!({
-            "head_dim": 8, "partial_rotary_factor": 0.5, "attention_bias": true,
-        }),
-        "helium" => json!({
-            "head_dim": 8, "bos_token_id": 1, "eos_token_id": 2, "mlp_bias": false,
-            "tie_word_embeddings": false,
-        }),
-        "mixtral" => {
-            json!({"num_experts_per_tok": 2, "num_local_experts": 4, "use_flash_attn": false})
-        }
-        "phi" => json!({
-            "hidden_act": "gelu_new", "partial_rotary_factor": 0.5, "qk_layernorm": false,
-            "tie_word_embeddings": false,
-        }),
-        "qwen2_moe" => json!({
-            "num_experts_per_tok": 2, "num_experts": 4, "moe_intermediate_size": 16,
-            "shared_expert_intermediate_size": 16, "decoder_sparse_step": 1, "norm_topk_prob": true,
-        }),
-        "qwen3" => json!({"head_dim": 16}),
-        "qwen3_moe" => json!({
-            "head_dim": 16, "num_experts_per_tok": 2, "num_experts": 4, "moe_intermediate_size": 16,
-            "decoder_sparse_step": 1, "norm_topk_prob": true,
-        }),
-        "starcoder2" => json!({"norm_epsilon": 1e-5, "use_bias": true, "hidden_act": "gelu"}),
-        _ => json!({}),
-    };
-    for (key, value) in more.as_object().unwrap() {
-        config[key] = value.clone();
-    }
-    config
-}
-
-fn write(folder: &Path, name: &str, json: &Value) {
-    fs::write(folder.join(name), json.to_string()).unwrap();
-}
-
-/// A folder with a changed configuration; weights of another seed are other weights.
-fn changed(family: &str, seed: u64, change: impl FnOnce(&mut Value)) -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let mut config = config(family);
-    change(&mut config);
-    write(folder.path(), "config.json", &config);
-    write(folder.path(), "tokenizer.json", &tokenizer());
-    let mut read = Folder::open(folder.path()).unwrap();
-    if DECODERS.contains(&family) {
-        decoder::prepare(&mut read).unwrap();
-        read.config.entry("tie_word_embeddings").or_insert(false.into());
-    }
-    weights(&read, seed).save(folder.path().join("model.safetensors")).unwrap();
-    folder
-}
-
-fn folder(family: &str) -> TempDir {
-    changed(family, 5, |_| {})
-}
-
-fn open(folder: &TempDir) -> Result<FloatModel, FloatError> {
-    FloatModel::open(folder.path(), &Options::default())
-}
-
-fn greedy(tokens_max: u32) -> Generation {
-    Generation {
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        frequency: 0.0,
-        presence: 0.0,
-        tokens_max,
-        ends: Vec::new(),
-        seed: 0,
-    }
-}
-
-const PROMPT: [u32; 5] = [3, 14, 15, 9, 26];
 
 #[test]
 fn every_decoder_continues_with_its_cache_as_it_does_without() {
+    let mut wrong = Vec::new();
     for family in DECODERS {
+        let mut model = match open(&folder(family)) {
+            Ok(model) => model,
+            Err(error) => {
+                wrong.push(format!("{family}: {error}"));
+                continue;
+            }
+        };
+        assert_eq!(model.facts().kind, Kind::Generates, "{family}");
+        if let Err(error) = continues(&mut model) {
+            wrong.push(format!("{family}: {error}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn every_answerer_answers_and_repeats_itself() {
+    for family in ANSWERERS {
         let mut model = open(&folder(family)).unwrap_or_else(|error| panic!("{family}: {error}"));
         assert_eq!(model.facts().kind, Kind::Generates, "{family}");
-        let told = model.generate(&PROMPT, &greedy(6), &mut |_| true).unwrap();
-        assert_eq!((told.tokens.len(), told.ending), (6, Ending::Length), "{family}");
-        let mut whole = PROMPT.to_vec();
-        for _ in 0..6 {
-            let next = model.generate(&whole, &greedy(1), &mut |_| true).unwrap();
-            whole.extend(next.tokens);
-        }
-        assert_eq!(whole[PROMPT.len()..], told.tokens, "{family}");
-        assert_eq!(model.generate(&PROMPT, &greedy(6), &mut |_| true).unwrap(), told, "{family}");
+        let mut ask = |prompt: &[u32]| model.generate(prompt, &greedy(6), &mut |_| true).unwrap();
+        let told = ask(&PROMPT);
+        assert_eq!(told.tokens.len(), 6, "{family}");
+        ask(&PROMPT[..2]);
+        assert_eq!(ask(&PROMPT), told, "{family}");
     }
+}
+
+#[test]
+fn a_t5_that_is_an_encoder_embeds() {
+    let only = |config: &mut Value| config["architectures"] = json!(["T5EncoderModel"]);
+    let mut model = open(&changed("t5", 5, only)).unwrap();
+    assert_eq!(model.facts().kind, Kind::Embeds { width: 32 });
+    assert_eq!(model.embed(&PROMPT).unwrap().len(), 32);
 }
 
 #[test]
@@ -188,25 +142,25 @@ fn a_cache_that_turns_sees_its_window() {
 #[test]
 fn every_encoder_gives_a_vector_of_unit_length_that_tells_texts_apart() {
     for family in ENCODERS {
-        let model = open(&folder(family)).unwrap_or_else(|error| panic!("{family}: {error}"));
-        let facts = model.facts();
-        assert_eq!(facts.kind, Kind::Embeds { width: 32 }, "{family}");
-        let of = |text: &str| model.embed(&facts.encode(text).unwrap()).unwrap();
-        let vector = of("w3 w14 w15");
+        let mut model = open(&folder(family)).unwrap_or_else(|error| panic!("{family}: {error}"));
+        assert_eq!(model.facts().kind, Kind::Embeds { width: 32 }, "{family}");
+        let mut of =
+            |ids: &[u32]| model.embed(ids).unwrap_or_else(|error| panic!("{family}: {error}"));
+        let vector = of(&[3, 14, 15]);
         let length: i64 = vector.iter().map(|code| i64::from(*code).pow(2)).sum();
         assert!((length - (1 << 30)).abs() < 1 << 20, "{family}: {length}");
-        assert_eq!(of("w3 w14 w15"), vector, "{family}");
-        assert_ne!(of("w3 w14 w16"), vector, "{family}");
+        assert_eq!(of(&[3, 14, 15]), vector, "{family}");
+        assert_ne!(of(&[3, 14, 16]), vector, "{family}");
     }
 }
 
 #[test]
 fn pooling_is_what_the_folder_says() {
     let folder = folder("bert");
-    let mean = open(&folder).unwrap();
+    let mut mean = open(&folder).unwrap();
     fs::create_dir(folder.path().join("1_Pooling")).unwrap();
     write(folder.path(), "1_Pooling/config.json", &json!({"pooling_mode_cls_token": true}));
-    let first = open(&folder).unwrap();
+    let mut first = open(&folder).unwrap();
     assert_ne!(mean.embed(&PROMPT).unwrap(), first.embed(&PROMPT).unwrap());
     assert_eq!(mean.embed(&PROMPT[..1]).unwrap(), first.embed(&PROMPT[..1]).unwrap());
     assert_ne!(mean.facts().id, first.facts().id);
@@ -281,8 +235,10 @@ fn what_candle_would_leave_out_is_refused() {
     assert!(refused("llama", "head_dim", json!(16)).contains("heads"));
     assert!(refused("llama", "num_attention_heads", json!(0)).contains("0 heads"));
     assert!(refused("llama", "quantization_config", json!({"bits": 4})).contains("quantized"));
-    let unknown = refused("llama", "model_type", json!("t5"));
-    assert!(unknown.contains("`t5`") && unknown.contains("qwen3") && unknown.contains("bert"));
+    let unknown = refused("llama", "model_type", json!("yolo"));
+    assert!(refused("mamba", "state_size", json!(32)).contains("state_size"));
+    assert!(refused("mamba2", "tie_word_embeddings", json!(false)).contains("head of its own"));
+    assert!(unknown.contains("`yolo`") && unknown.contains("qwen3") && unknown.contains("bert"));
     let missing = tempfile::tempdir().unwrap();
     assert!(open(&missing).unwrap_err().to_string().contains("config.json"));
     let bare = folder("llama");
@@ -293,7 +249,7 @@ fn what_candle_would_leave_out_is_refused() {
 #[test]
 fn a_sequence_ends_with_the_window_where_the_cache_does_not_turn() {
     let context = |family: &str, change: fn(&mut Value)| {
-        open(&changed(family, 5, change)).unwrap().facts().context
+        open(&changed(family, 5, change)).unwrap().facts().rows_max
     };
     assert_eq!(context("mistral", |config| config["sliding_window"] = json!(9)), 9);
     assert_eq!(context("gemma3_text", |_| {}), POSITIONS);
@@ -302,12 +258,12 @@ fn a_sequence_ends_with_the_window_where_the_cache_does_not_turn() {
         config["use_sliding_window"] = json!(false);
     };
     assert_eq!(context("qwen3", unused), POSITIONS);
-    assert_eq!(open(&folder("roberta")).unwrap().facts().context, POSITIONS - 2);
+    assert_eq!(open(&folder("roberta")).unwrap().facts().rows_max, POSITIONS - 2);
 }
 
 #[test]
 fn an_identity_is_what_was_read_and_what_computes() {
-    let id = |folder: &TempDir, options: &Options| {
+    let id = |folder: &tempfile::TempDir, options: &Options| {
         FloatModel::open(folder.path(), options).unwrap().facts().id
     };
     let plain = Options::default();
@@ -318,10 +274,74 @@ fn an_identity_is_what_was_read_and_what_computes() {
     assert_ne!(one, id(&folder("llama"), &Options { dtype: "f16".to_owned(), ..plain.clone() }));
     let told = folder("llama");
     write(told.path(), "generation_config.json", &json!({"eos_token_id": [7, 2]}));
+    assert_eq!(one, id(&told, &plain), "advice is no part of it");
+    fs::remove_file(told.path().join("tokenizer.json")).unwrap();
     assert_ne!(one, id(&told, &plain));
-    assert_eq!(open(&told).unwrap().facts().ends, [2, 7]);
+    assert_eq!(open(&told).unwrap().facts().tokenizer, None);
 
     let manifest = include_str!("../../../Cargo.toml");
     let version = crate::ENGINE.rsplit(' ').next().unwrap();
     assert!(manifest.contains(&format!("candle-transformers = \"={version}\"")));
+}
+
+/// What a developer writes for a model that no family here knows.
+const COUNTER: Family = Family {
+    names: &["counter"],
+    module: "none",
+    load: |source| {
+        let words = source.want(&["vocab_size"])?;
+        let table: Tensor = VarBuilder::get(&source.weights(), (words, words), "table")?;
+        let next = move |state: &mut usize, ids: &Tensor, _| {
+            *state += ids.elem_count();
+            let last = ids.flatten_all()?.to_vec1::<u32>()?;
+            table.get(last[last.len() - 1] as usize)
+        };
+        Ok(Net::stateful(|| Ok(0), next)?)
+    },
+};
+
+#[test]
+fn a_family_of_ones_own_is_a_dozen_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    write(folder.path(), "config.json", &json!({"model_type": "counter", "vocab_size": 5}));
+    let next = |word: usize| (0..5).map(move |at| f32::from(u8::from(at == (word + 2) % 5)));
+    let table: Vec<f32> = (0..5).flat_map(next).collect();
+    let table = Tensor::from_vec(table, (5, 5), &candle_core::Device::Cpu).unwrap();
+    let file = folder.path().join("model.safetensors");
+    candle_core::safetensors::save(&[("table", table)].into(), file).unwrap();
+    let options = Options::default();
+    assert!(FloatModel::open(folder.path(), &options).is_err());
+    let mut model = FloatModel::open_as(folder.path(), &options, &COUNTER).unwrap();
+    let told = model.generate(&[1], &greedy(4), &mut |_| true).unwrap();
+    assert_eq!(told.tokens, [3, 0, 2, 4]);
+}
+
+#[test]
+fn the_page_and_the_table_agree() {
+    let page = include_str!("../../../docs/float.md");
+    let rows: Vec<(&str, &str)> =
+        page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` | ")).collect();
+    let of = |module: &str| {
+        let found: Vec<&str> =
+            rows.iter().filter(|(name, _)| *name == module).map(|(_, row)| *row).collect();
+        assert_eq!(found.len(), 1, "`{module}` has a row of its own in docs/float.md");
+        found[0]
+    };
+    let folders = FAMILIES.iter().copied().flatten().map(|family| (family.module, family.names));
+    let files = QUANTIZED.iter().map(|known| (known.module, known.names));
+    let mut served = std::collections::BTreeSet::new();
+    for (module, names) in folders.chain(files) {
+        served.insert(module);
+        for name in names {
+            assert!(
+                of(module).contains(&format!("`{name}`")),
+                "{module}: `{name}` is not on the page"
+            );
+        }
+    }
+    for (module, row) in
+        rows.iter().filter(|(_, row)| row.contains("no: ") || row.contains("yes: "))
+    {
+        assert_eq!(served.contains(module), row.starts_with("yes: "), "{module}: {row}");
+    }
 }

@@ -105,7 +105,7 @@ pub struct ModelConfig {
 pub struct FloatModelConfig {
     /// The name it is asked for by.
     pub alias: String,
-    /// A folder of Hugging Face's: `config.json`, `tokenizer.json`, `.safetensors` files.
+    /// A folder of Hugging Face's (`config.json`, `.safetensors` files) or a `.gguf` file, with `tokenizer.json` for words.
     pub path: PathBuf,
     /// `cpu`, or `cuda:N` in a build with the feature `candle-cuda`.
     pub device: String,

@@ -41,20 +41,8 @@ impl Served {
             (Some(_), false) => ("tokens", "embedding"),
             (None, _) => ("pixels", "logits"),
         };
-        let writing = self.text.as_ref().filter(|_| manifest.generator).map(|text| {
-            let advice = self.advice.as_ref();
-            let draws = advice.map_or(hyperion_ops::Sampling::GREEDY, |advice| advice.sampling);
-            Writing {
-                decoder: Arc::clone(text) as _,
-                end_ids: advice.map(|advice| advice.end_ids.clone()).unwrap_or_default(),
-                sampling: Sampling {
-                    temperature_q16: draws.temperature_q16,
-                    top_k: draws.top_k,
-                    top_p_q16: draws.top_p_q16,
-                    ..Sampling::default()
-                },
-            }
-        });
+        let text = self.text.as_ref().filter(|_| manifest.generator);
+        let writing = text.map(|text| writing(text, self.advice.as_ref()));
         Face {
             input: input.into(),
             output: output.into(),
@@ -62,6 +50,21 @@ impl Served {
             writing,
             ..Face::default()
         }
+    }
+}
+
+/// What a generator's answers are written with.
+pub(crate) fn writing(text: &Arc<Text>, advice: Option<&Generation>) -> Writing {
+    let draws = advice.map_or(hyperion_ops::Sampling::GREEDY, |advice| advice.sampling);
+    Writing {
+        decoder: Arc::clone(text) as _,
+        end_ids: advice.map(|advice| advice.end_ids.clone()).unwrap_or_default(),
+        sampling: Sampling {
+            temperature_q16: draws.temperature_q16,
+            top_k: draws.top_k,
+            top_p_q16: draws.top_p_q16,
+            ..Sampling::default()
+        },
     }
 }
 

@@ -273,7 +273,8 @@ impl Node {
                 config.auth.anonymous.iter().map(|name| area(name)).collect::<Result<_>>()?;
             Gate::keyed(Keys::read(&config.auth.keys_file)?, areas, Arc::clone(&clock))
         };
-        let faces = served.iter().map(|one| (one.model.id(), one.face())).collect();
+        let exact = served.iter().map(|one| (one.model.id(), one.face()));
+        let faces = exact.chain(self.float.faces()).collect();
         Ok(Door::new(Parts {
             engine: self.engine.clone(),
             log: Arc::clone(&self.ledger) as _,

@@ -4,12 +4,19 @@
 
 mod common;
 
-use std::{fs, sync::mpsc, time::Duration};
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    process::Stdio,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use alloy_primitives::{B256, TxKind, U256, hex};
 use alloy_sol_types::{SolCall as _, SolError as _};
 use common::{Home, same_shape, text, tiny, tx};
-use hyperion_engine::Drawing;
+use hyperion_engine::{Answer, Drawing};
 use hyperion_node::{
     config::{FloatModelConfig, NodeConfig},
     served::embedded,
@@ -19,7 +26,7 @@ use hyperion_precompile::address::{CLAIMS, INFERENCE};
 use hyperion_primitives::{Dtype, input_hash, tensor_root};
 use hyperion_rpc::{
     client::{self, Client, ClientConfig},
-    float::{FloatAnswer, FloatJob},
+    float::FloatJob,
     r#gen::v1,
 };
 use hyperion_verify::{
@@ -32,14 +39,17 @@ use hyperion_verify::{
     receipt::check_request,
     state::{ClaimWord, StatePath},
 };
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 fn home() -> Home {
     let home = Home::new();
     tiny::llama(&home.file("llama"));
     tiny::bert(&home.file("bert"));
+    tiny::vit(&home.file("vit"));
     let config = "[[float_models]]\nalias = \"chat\"\npath = \"llama\"\n\
-                  [[float_models]]\nalias = \"similar\"\npath = \"bert\"\n";
+                  [[float_models]]\nalias = \"similar\"\npath = \"bert\"\n\
+                  [[float_models]]\nalias = \"seen\"\npath = \"vit\"\n";
     fs::write(home.file("node.toml"), config).unwrap();
     home
 }
@@ -65,7 +75,7 @@ async fn a_node_answers_signs_and_logs_and_says_that_it_is_attested_only() {
     let listed = listed.into_inner().models;
     let seen: Vec<_> =
         listed.iter().map(|model| (model.alias.as_str(), model.program_id.len())).collect();
-    assert_eq!(seen, [("digits", 32), ("pydoc", 32), ("chat", 0), ("similar", 0)]);
+    assert_eq!(seen, [("digits", 32), ("pydoc", 32), ("chat", 0), ("similar", 0), ("seen", 0)]);
 
     let spec = hyperion_node::config::ChainSpec::default();
     let request = v1::InferRequest {
@@ -173,6 +183,176 @@ async fn a_node_answers_signs_and_logs_and_says_that_it_is_attested_only() {
     assert!(said.contains("recompute  FAILED  a float result cannot be recomputed"), "{said}");
 }
 
+/// Every piece of a stream, the text of its deltas, and the answer that ends it.
+async fn streamed(
+    client: &mut Client,
+    request: v1::InferRequest,
+) -> (usize, String, v1::InferResponse) {
+    use v1::infer_stream_response::Event;
+    let stream = v1::InferStreamRequest { request: Some(request), resume_at: 0 };
+    let mut events = client.inference.infer_stream(stream).await.unwrap().into_inner();
+    let (mut tokens, mut text) = (0, String::new());
+    loop {
+        match events.message().await.unwrap().unwrap().event.unwrap() {
+            Event::Accepted(accepted) => assert_eq!(accepted.request_id.len(), 32),
+            Event::Delta(delta) => {
+                assert_eq!(delta.position as usize, tokens);
+                tokens += delta.tokens.len();
+                text += std::str::from_utf8(&delta.text).unwrap();
+            }
+            Event::Done(done) => return (tokens, text, done),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_answer_streams_and_a_stream_that_is_left_frees_the_model() {
+    let home = home();
+    let node = home.node(&["--dev", "--config", "node.toml"]);
+    let mut client = Client::connect(&node.grpc_url(), &ClientConfig::default()).await.unwrap();
+    let (tokens, text, done) = streamed(&mut client, ask("chat", "w3 w14 w15")).await;
+    assert_eq!((tokens, done.reached), (done.tokens.len(), 0));
+    assert_eq!((text, done.claim.unwrap().claim.unwrap().tier), (done.text, 0));
+    assert!(done.receipt.is_some());
+
+    let turns = vec![v1::ChatTurn { role: "user".to_owned(), content: "w3 w14".to_owned() }];
+    let chat = Some(v1::infer_request::Input::Chat(v1::ChatInput { turns }));
+    let (.., told) =
+        streamed(&mut client, v1::InferRequest { input: chat, ..ask("chat", "") }).await;
+    assert_eq!(told.input_tokens, [3, 14]);
+    let (tokens, _, vector) = streamed(&mut client, ask("similar", "w3")).await;
+    assert_eq!((tokens, vector.outputs[0].dims.as_slice()), (0, &[1, 16][..]));
+
+    // Images: two rows of numbers for two rows of numbers, whichever stand beside them.
+    let image = |seed: i32| (0..192).map(move |at| (at * seed % 61) << 10);
+    let pixels = |images: Vec<i32>| v1::Tensor {
+        dtype: Dtype::I32.code().into(),
+        dims: vec![images.len() as u64 / 192, 192],
+        body: Some(v1::tensor::Body::Data(
+            images.iter().flat_map(|code| code.to_le_bytes()).collect::<Vec<_>>().into(),
+        )),
+        ..v1::Tensor::default()
+    };
+    let seen = |tensor| {
+        let tensors =
+            Some(v1::infer_request::Input::Tensors(v1::TensorInput { tensors: vec![tensor] }));
+        v1::InferRequest { input: tensors, ..ask("seen", "") }
+    };
+    let mut look = async |images: Vec<i32>| {
+        let told = client.inference.infer(seen(pixels(images))).await.unwrap().into_inner();
+        let output = told.outputs[0].clone();
+        let Some(v1::tensor::Body::Data(data)) = output.body else { panic!("no data") };
+        (output.name, output.dtype, output.dims, data.to_vec())
+    };
+    let (name, dtype, dims, both) = look(image(7).chain(image(11)).collect()).await;
+    assert_eq!((name.as_str(), dtype, dims), ("logits", i32::from(Dtype::I32.code()), vec![2, 3]));
+    let (.., first) = look(image(7).collect()).await;
+    assert_eq!(first.len(), 12);
+    assert_ne!(first, both[12..]);
+    let refused = client.inference.infer(seen(pixels(vec![0; 192 * 33]))).await.unwrap_err();
+    assert!(refused.message().contains("33"), "{refused}");
+    let refused = client.inference.infer(ask("seen", "w3")).await.unwrap_err();
+    assert!(refused.message().contains("i32[rows, 192], not text"), "{refused}");
+
+    // Left after its first piece; the next caller does not wait for the rest of it.
+    let long = v1::InferStreamRequest { request: Some(ask("chat", "w3")), resume_at: 0 };
+    let mut left = client.inference.infer_stream(long).await.unwrap().into_inner();
+    left.message().await.unwrap();
+    drop(left);
+    client.inference.infer(ask("chat", "w4")).await.unwrap();
+    drop(client);
+    assert!(node.terminate().success());
+}
+
+/// Status and body of an HTTP call.
+fn http(node: &common::Node, method: &str, path: &str, body: &Value) -> (String, String) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let mut stream = TcpStream::connect(node.http()).unwrap();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+fn json_of(node: &common::Node, method: &str, path: &str, body: &Value) -> Value {
+    let (status, answer) = http(node, method, path, body);
+    assert!(status.contains("200"), "{status}: {answer}");
+    serde_json::from_str(&answer).unwrap()
+}
+
+#[test]
+fn openai_clients_are_answered_and_told_that_it_is_attested_only() {
+    let home = home();
+    let node = home.node(&["--dev", "--config", "node.toml"]);
+    let models = json_of(&node, "GET", "/v1/models", &Value::Null);
+    let of = |alias: &str| {
+        let all = models["data"].as_array().unwrap();
+        all.iter().find(|model| model["id"] == alias).unwrap()["hyperion"].clone()
+    };
+    assert_eq!(
+        (&of("chat")["attestedOnly"], &of("digits")["attestedOnly"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(
+        (&of("seen")["inputs"][0]["dims"], &of("seen")["tier"]),
+        (&json!([-1, 192]), &json!(0))
+    );
+
+    let asked = json!({"model": "chat", "prompt": "w3 w14 w15", "max_tokens": 4, "temperature": 1, "seed": 7});
+    let told = json_of(&node, "POST", "/v1/completions", &asked);
+    let verification = &told["verification"];
+    assert_eq!(verification["attested_only"], true);
+    assert_eq!((&verification["tier"], &verification["reached"]), (&json!(0), &json!(0)));
+    assert_eq!(told["usage"]["prompt_tokens"], 3);
+    assert_eq!(verification["sampling"]["temperatureQ16"], 65_536);
+    let again = json_of(&node, "POST", "/v1/completions", &asked);
+    assert_ne!(again["id"], told["id"], "another nonce is another request");
+
+    let chat = json!({"model": "chat", "messages": [{"role": "user", "content": "w3 w14"}], "max_tokens": 6});
+    let told = json_of(&node, "POST", "/v1/chat/completions", &chat);
+    let text = told["choices"][0]["message"]["content"].as_str().unwrap().to_owned();
+    assert!(!text.is_empty() && told["verification"]["attested_only"] == json!(true));
+    let mut streaming = chat;
+    streaming["stream"] = true.into();
+    let (_, events) = http(&node, "POST", "/v1/chat/completions", &streaming);
+    let mut said = String::new();
+    let mut attested = 0;
+    for line in events.lines().filter_map(|line| line.strip_prefix("data: ")) {
+        let Ok(event) = serde_json::from_str::<Value>(line) else { continue };
+        said += event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+        attested += u32::from(event["verification"]["attested_only"] == json!(true));
+    }
+    assert_eq!((said, attested), (text, 1), "{events}");
+    assert!(events.contains("data: [DONE]"));
+
+    let embedded =
+        json_of(&node, "POST", "/v1/embeddings", &json!({"model": "similar", "input": "w3 w4"}));
+    assert_eq!(embedded["data"][0]["embedding"].as_array().unwrap().len(), 16);
+    assert_eq!(embedded["verification"]["tier"], 0);
+    let mut tiered = asked;
+    tiered["verification"] = json!({"tier": 1});
+    let (status, refused) = http(&node, "POST", "/v1/completions", &tiered);
+    assert!(!status.contains("200") && refused.contains("attested only"), "{status} {refused}");
+
+    let mut talk = home.hyperion(&["chat", "chat", "--tokens", "5", "--node", &node.grpc_url()]);
+    let mut talk = talk.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    talk.stdin.take().unwrap().write_all(b"w3 w14\n").unwrap();
+    let said = text_of(&talk.wait_with_output().unwrap());
+    assert!(said.contains("attested only]"), "{said}");
+    assert!(node.terminate().success());
+}
+
+fn text_of(output: &std::process::Output) -> String {
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    text(&output.stdout)
+}
+
 #[test]
 fn a_model_that_is_not_there_or_a_name_that_is_taken_keeps_the_node_from_starting() {
     let home = home();
@@ -192,14 +372,13 @@ fn a_model_that_is_not_there_or_a_name_that_is_taken_keeps_the_node_from_startin
 }
 
 /// Runs a model of a node in this process, and returns once the claim is in the log.
-fn answered(node: &Node) -> FloatAnswer {
+fn answered(node: &Node) -> Arc<Answer> {
     let float = node.float().unwrap();
     let model = float.models()[0].clone();
-    let tokens = float.encode(model.id, "w3 w14 w15").unwrap();
-    let bytes: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let bytes: Vec<u8> = [3_u32, 14, 15].iter().flat_map(|id| id.to_le_bytes()).collect();
     let root = tensor_root(Dtype::U32, &[3, 1], &bytes).unwrap();
     let sampling = Sampling { top_p_q16: 1 << 16, tokens_max: 4, ..Sampling::default() };
-    let drawing = Drawing::new(sampling, model.ends).unwrap();
+    let drawing = Drawing::new(sampling, vec![60]).unwrap();
     let request = Request {
         model_id: model.id,
         input_hash: input_hash(&[root]),
@@ -210,11 +389,12 @@ fn answered(node: &Node) -> FloatAnswer {
     };
     let (id, gone) = (request.id(&node.engine.domain()), CancellationToken::new());
     let draw = Some((drawing, B256::ZERO));
-    let job = FloatJob { model: model.id, id, request, tokens, draw, gone };
+    let (model, input) = (model.id, bytes.into());
+    let job = FloatJob { model, id, request, input, rows: 3, draw, on_tokens: None, gone };
     let (told, answer) = mpsc::channel();
     float.submit(job, Box::new(move |outcome| told.send(outcome).unwrap()));
     let answer = answer.recv_timeout(Duration::from_secs(60)).unwrap().unwrap();
-    let path = StatePath::claim(&answer.answer.digest);
+    let path = StatePath::claim(&answer.digest);
     let mut news = node.ledger.store().snapshot();
     while news.pin().unwrap().get(&path).is_none() {
         std::thread::park_timeout(Duration::from_millis(20));
@@ -242,7 +422,7 @@ fn a_contract_that_asks_for_a_tier_refuses_the_claim_and_no_block_runs_the_model
         NodeConfig { float_models: vec![one], ..NodeConfig::dev(folder.path().join("node")) };
     let served = [embedded::digits().unwrap()];
     let node = Node::start(&config, &served, |error| panic!("{error}")).unwrap();
-    let answer = answered(&node).answer;
+    let answer = answered(&node);
     let claim = &answer.claim.claim;
     answer.claim.check(&node.engine.domain()).unwrap();
     check_request(claim, &answer.request, &node.engine.domain(), None).unwrap();

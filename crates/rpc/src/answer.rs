@@ -14,6 +14,7 @@ use crate::{
     auth::Caller,
     convert,
     door::Door,
+    float::{FloatJob, Work},
     r#gen::v1,
     log::{Checkpoint, LogView, checkpoint_of_at_least, wire_checkpoint, wire_path},
     status::{Code, Error},
@@ -93,14 +94,13 @@ impl Door {
     /// Runs a job and waits as far as `wait` says. Dropping the future takes a job that waits out of the queue.
     pub(crate) async fn answer(
         &self,
-        job: Job,
+        job: Work,
         wait: WaitFor,
         caller: &Caller,
     ) -> Result<Answered, Error> {
-        if !job.wants_logprobs() {
+        let Some(again) = job.with_logprobs() else {
             return self.answer_told(job, wait, caller, None).await;
-        }
-        let again = job.clone();
+        };
         let told = Told::default();
         let mut answered = self.answer_told(job, wait, caller, Some(told.ear())).await?;
         answered.logprobs = self.logprobs(again, told.all(), &answered.answer, caller).await?;
@@ -138,11 +138,19 @@ impl Door {
     /// As [`answer`](Self::answer), and has the tokens of a generator told as they are drawn.
     pub(crate) async fn answer_told(
         &self,
-        job: Job,
+        job: Work,
         wait: WaitFor,
         caller: &Caller,
         on_tokens: Option<OnTokens>,
     ) -> Result<Answered, Error> {
+        let job = match job {
+            Work::Exact(job) => job,
+            Work::Float(job) => {
+                let job = FloatJob { on_tokens, ..job };
+                // Apart, so that calls of exact models do not carry its size.
+                return Box::pin(self.float_answered(job, wait, caller)).await;
+            }
+        };
         let _place = caller.take_place()?;
         let (id, tier) = (job.id(), job.request().tier);
         let (done, outcome) = oneshot::channel();
@@ -182,7 +190,7 @@ impl Door {
     /// Runs a generator's job and sends what comes of it, as `event` spells it: every token once, in order, before the answer.
     pub(crate) async fn stream<E>(
         &self,
-        job: Job,
+        job: Work,
         wait: WaitFor,
         caller: &Caller,
         deltas: &mut Deltas,
@@ -198,7 +206,7 @@ impl Door {
             // Nobody listens any more: the caller is gone, and the ticket with it.
             let _ = tell.send((position, tokens.to_vec(), logprobs.to_vec()));
         });
-        let again = job.wants_logprobs().then(|| job.clone());
+        let again = job.with_logprobs();
         let mut logprobs: Vec<Logprobs> = Vec::new();
         let answering = self.answer_told(job, wait, caller, Some(on_tokens));
         tokio::pin!(answering);

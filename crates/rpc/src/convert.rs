@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyperion_engine::{Answer, Class, Invalid, Job, KeyId, ModelInfo};
-use hyperion_primitives::{Address, B256, Dtype, RequestId, TensorRoot, U256};
+use hyperion_primitives::{Address, B256, Dtype, ModelId, RequestId, TensorRoot, U256};
 use hyperion_verify::{Claim, InputError, Request, SignedClaim, sign};
 use serde_json::Value;
 
@@ -16,6 +16,7 @@ use crate::{
     blob::Blob,
     deadline::Deadline,
     door::Door,
+    float::{AnyModel, Terms, Work},
     r#gen::v1,
     limits::at_most,
     plain,
@@ -26,7 +27,7 @@ use crate::{
 /// A call of any surface, read and not yet judged by the model it names.
 #[derive(Debug)]
 pub(crate) struct Ask {
-    pub(crate) model: ModelInfo,
+    pub(crate) model: AnyModel,
     pub(crate) input: Input,
     /// How a generator is to draw; what is absent or zero is filled in.
     pub(crate) sampling: Option<v1::Sampling>,
@@ -66,8 +67,19 @@ impl Door {
         ask: Ask,
         caller: &Caller,
         deadline: Deadline,
-    ) -> Result<Job, Error> {
+    ) -> Result<Work, Error> {
         let Ask { model, input, sampling, mut request, signature, logprobs } = ask;
+        let model = match model {
+            AnyModel::Exact(model) => model,
+            AnyModel::Float(_) if logprobs => {
+                let text = "is not supported by models in floating point";
+                return Err(Error::at(Code::UnsupportedParameter, "logprobs", text));
+            }
+            AnyModel::Float(model) => {
+                let terms = Terms { sampling, request, signature };
+                return Box::pin(self.float_job(model, input, terms)).await.map(Work::Float);
+            }
+        };
         let generates = model.model.manifest().generator;
         terms(&mut request, generates, self.clock.unix_s())?;
         let stops = sampling.as_ref().map_or(0, |sampling| sampling.stop_tokens.len());
@@ -88,7 +100,7 @@ impl Door {
         } > HEAVY_BYTES;
         let door = Arc::clone(self);
         let complete = move || {
-            let input = door.elements(&model, input)?;
+            let input = door.elements(model.id, input_form(&model), input)?;
             if !generates {
                 return door.engine.complete(model.id, request, input).map_err(Error::from);
             }
@@ -115,15 +127,19 @@ impl Door {
             .logprobs(logprobs)
             .signature(signature)
             .deadline_us(self.clock.now_us().saturating_add(left_us));
-        Ok(match caller.key_id() {
+        Ok(Work::Exact(match caller.key_id() {
             Some(id) => job.owner(KeyId::from(id)),
             None => job,
-        })
+        }))
     }
 
     /// The elements of the model's one input tensor, little-endian.
-    fn elements(&self, model: &ModelInfo, input: Input) -> Result<Arc<[u8]>, Error> {
-        let form = input_form(model);
+    pub(crate) fn elements(
+        &self,
+        model: ModelId,
+        form: Form,
+        input: Input,
+    ) -> Result<Arc<[u8]>, Error> {
         let ids = match input {
             Input::Tensor(tensor) => {
                 form.check("input", &tensor)?;
@@ -131,14 +147,14 @@ impl Door {
             }
             Input::Tokens(ids) => ids,
             Input::Text(text) => {
-                let encoder = self.face(model.id).text.as_ref().ok_or_else(|| {
+                let encoder = self.face(model).text.as_ref().ok_or_else(|| {
                     Error::bad_field("text", format!("this model reads {form}, not text"))
                 })?;
                 encoder.encode(&text).map_err(|why| Error::bad_field("text", why))?
             }
             Input::Chat(messages, tools) => {
                 let refuse = |why: String| Error::at(Code::UnsupportedParameter, "chat", why);
-                let writing = self.face(model.id).writing.as_ref();
+                let writing = self.face(model).writing.as_ref();
                 let writing = writing.ok_or_else(|| {
                     refuse("this model generates nothing and takes no chat".to_owned())
                 })?;

@@ -13,7 +13,7 @@ use hyperion_primitives::{Address, ModelId};
 use crate::{
     auth::{Area, Caller, Gate},
     blob::Blobs,
-    float::FloatServer,
+    float::{AnyModel, FloatServer},
     health::Readiness,
     limits::Limits,
     log::LogView,
@@ -188,19 +188,26 @@ impl Door {
         self.gate.admit(header.map(axum::http::HeaderValue::as_bytes), area)
     }
 
-    /// The model that `name` means: an alias, or `0x` and 64 hex digits.
+    /// The exact model that `name` means: an alias, or `0x` and 64 hex digits.
     pub(crate) fn model(&self, name: &str) -> Result<ModelInfo, Error> {
+        match self.named(name)? {
+            AnyModel::Exact(model) => Ok(model),
+            AnyModel::Float(_) => {
+                let text = format!("`{name}` runs in floating point, which this call does not do");
+                Err(Error::at(Code::Unimplemented, "model", text))
+            }
+        }
+    }
+
+    /// The model that `name` means: an alias, or `0x` and 64 hex digits.
+    pub(crate) fn named(&self, name: &str) -> Result<AnyModel, Error> {
         if name.len() > self.limits.name_bytes_max {
             let text = format!("a name has at most {} bytes", self.limits.name_bytes_max);
             return Err(Error::bad_field("model", text));
         }
-        self.engine.resolve(name).ok_or_else(|| match self.float_model(name) {
-            None => Error::at(Code::ModelNotFound, "model", format!("no model `{name}` here")),
-            Some(_) => {
-                let text =
-                    format!("`{name}` runs in floating point and answers hyperion.v1 Infer only");
-                Error::at(Code::Unimplemented, "model", text)
-            }
+        let exact = self.engine.resolve(name).map(AnyModel::Exact);
+        exact.or_else(|| self.float_model(name).map(AnyModel::Float)).ok_or_else(|| {
+            Error::at(Code::ModelNotFound, "model", format!("no model `{name}` here"))
         })
     }
 

@@ -1,27 +1,28 @@
 //! Models in floating point, beside the engine's: what a call of one asks, and what comes back.
 //!
-//! No other answer of this crate is one that nobody can recompute. So these models have a way of their own: the node
-//! implements [`FloatServer`] in builds that have one, their requests and claims are of tier 0, *attested only*
-//! (`docs/float.md`), and every surface but `InferenceService/Infer` refuses them by name.
+//! No other answer of this crate is one that nobody can recompute: requests and claims are of tier 0, *attested only*
+//! (`docs/float.md`), and the node runs them apart from the engine, behind [`FloatServer`] in builds that have one.
+//! Surfaces do not tell them apart: a caller's [`AnyModel`] model becomes a [`Work`], which is answered or streamed.
 
 use std::{fmt, sync::Arc};
 
-use hyperion_engine::{Answer, Drawing};
+use hyperion_engine::{Answer, Drawing, Job, ModelInfo, OnTokens};
 use hyperion_primitives::{B256, Dtype, ModelId, RequestId, U256, input_hash, tensor_root};
-use hyperion_verify::{Request, Sampling, SignedClaim};
+use hyperion_verify::{Request, SignedClaim};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    answer::{Place, WaitFor, wire_receipt},
+    answer::{Answered, Place, WaitFor},
     auth::Caller,
-    convert::{self, check_requester, copied},
-    door::Door,
+    convert::{Form, Input, check_requester, copied, output_form},
+    door::{Door, Face},
     r#gen::v1,
     limits::at_most,
     log::checkpoint_of_at_least,
+    lookup::exponent,
     status::{Code, Error},
-    writing::{tokens, wire_sampling},
+    writing::{of_wire, tokens},
 };
 
 /// Serves models in floating point.
@@ -29,15 +30,8 @@ pub trait FloatServer: Send + Sync + 'static {
     /// Every model, in the order of configuration.
     fn models(&self) -> &[FloatModel];
 
-    /// Token ids of a text.
-    ///
-    /// # Errors
-    ///
-    /// `bad_field` when the model's tokenizer does not take it.
-    fn encode(&self, model: ModelId, text: &str) -> Result<Vec<u32>, Error>;
-
     /// The stored answer to a request, while there is one.
-    fn stored(&self, request: RequestId) -> Option<FloatAnswer>;
+    fn stored(&self, request: RequestId) -> Option<Arc<Answer>>;
 
     /// Runs a job, signs what came of it and offers the claim to the log. `done` hears once, on another thread; if it is
     /// dropped unheard, the model is out of service.
@@ -45,27 +39,82 @@ pub trait FloatServer: Send + Sync + 'static {
 }
 
 /// Receives the end of a job.
-pub type OnFloat = Box<dyn FnOnce(Result<FloatAnswer, Error>) + Send>;
+pub type OnFloat = Box<dyn FnOnce(Result<Arc<Answer>, Error>) + Send>;
 
-/// What is known of a model in floating point.
+/// What is known of a model in floating point. What people see of it is a [`Face`], as of every model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FloatModel {
     /// The name it is asked for by.
     pub alias: String,
     /// Its identity; never that of an exact model.
     pub id: ModelId,
-    /// Width of its vector of unit length, Q15; `None`: it generates tokens.
-    pub embeds: Option<u32>,
-    /// Token ids are below this.
-    pub vocabulary: u32,
-    /// Tokens that it takes and gives in all, at most.
-    pub context: u32,
-    /// Ids that end an answer where a request names none, strictly ascending.
-    pub ends: Vec<u32>,
+    /// What it reads and gives.
+    pub kind: FloatKind,
+    /// Rows of an input at most: images, or tokens, which count with those of the answer.
+    pub rows_max: u32,
+}
+
+/// What a model reads and gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FloatKind {
+    /// Token ids below a bound, and token ids that answer them.
+    Generates {
+        /// The bound.
+        vocabulary: u32,
+    },
+    /// Token ids below a bound, and one vector of unit length, i16 in Q15.
+    Embeds {
+        /// The bound.
+        vocabulary: u32,
+        /// Numbers of the vector.
+        width: u32,
+    },
+    /// Rows of numbers, i32 in Q16, and as many rows that come of them.
+    Maps {
+        /// Numbers of a row that goes in.
+        input: u32,
+        /// Numbers of a row that comes out.
+        output: u32,
+    },
+}
+
+impl FloatModel {
+    /// What it reads.
+    pub(crate) fn reads(&self) -> Form {
+        match self.kind {
+            FloatKind::Generates { .. } | FloatKind::Embeds { .. } => {
+                Form { dtype: Dtype::U32, width: 1 }
+            }
+            FloatKind::Maps { input, .. } => Form { dtype: Dtype::I32, width: input.into() },
+        }
+    }
+
+    /// What it gives.
+    pub(crate) fn gives(&self) -> Form {
+        match self.kind {
+            FloatKind::Generates { .. } => Form { dtype: Dtype::U32, width: 1 },
+            FloatKind::Embeds { width, .. } => Form { dtype: Dtype::I16, width: width.into() },
+            FloatKind::Maps { output, .. } => Form { dtype: Dtype::I32, width: output.into() },
+        }
+    }
+
+    /// Token ids that it reads are below this.
+    const fn vocabulary(&self) -> Option<u32> {
+        match self.kind {
+            FloatKind::Generates { vocabulary } | FloatKind::Embeds { vocabulary, .. } => {
+                Some(vocabulary)
+            }
+            FloatKind::Maps { .. } => None,
+        }
+    }
+
+    const fn generates(&self) -> bool {
+        matches!(self.kind, FloatKind::Generates { .. })
+    }
 }
 
 /// A checked request with its input.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FloatJob {
     /// The model.
     pub model: ModelId,
@@ -73,23 +122,111 @@ pub struct FloatJob {
     pub id: RequestId,
     /// The request, every field filled.
     pub request: Request,
-    /// What the model reads; as many as it takes, each in its vocabulary.
-    pub tokens: Vec<u32>,
-    /// How an answer is drawn, and from which seed; `None` for a model that embeds.
+    /// Elements of the input, little-endian: as many as the model takes, token ids in its vocabulary.
+    pub input: Arc<[u8]>,
+    /// Rows of the input.
+    pub rows: u32,
+    /// How an answer is drawn, and from which seed; `None` for a model that draws nothing.
     pub draw: Option<(Drawing, B256)>,
+    /// Hears each token with its position as it is drawn.
+    pub on_tokens: Option<OnTokens>,
     /// Fires when nobody waits any more.
     pub gone: CancellationToken,
 }
 
-/// The end of a job.
+impl fmt::Debug for FloatJob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FloatJob")
+            .field("model", &self.model)
+            .field("id", &self.id)
+            .field("rows", &self.rows)
+            .field("draw", &self.draw)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A model that a caller named.
 #[derive(Clone, Debug)]
-pub struct FloatAnswer {
-    /// Output and signed claim.
-    pub answer: Arc<Answer>,
-    /// The text of generated tokens, for display.
-    pub text: String,
-    /// `stop` or `length`; empty for a model that embeds.
-    pub finish_reason: &'static str,
+pub(crate) enum AnyModel {
+    Exact(ModelInfo),
+    Float(FloatModel),
+}
+
+impl AnyModel {
+    pub(crate) const fn id(&self) -> ModelId {
+        match self {
+            Self::Exact(model) => model.id,
+            Self::Float(model) => model.id,
+        }
+    }
+
+    pub(crate) fn generates(&self) -> bool {
+        match self {
+            Self::Exact(model) => model.model.manifest().generator,
+            Self::Float(model) => model.generates(),
+        }
+    }
+
+    /// What it gives.
+    pub(crate) fn gives(&self) -> Form {
+        match self {
+            Self::Exact(model) => output_form(model),
+            Self::Float(model) => model.gives(),
+        }
+    }
+}
+
+/// A job of either kind of model.
+pub(crate) enum Work {
+    Exact(Job),
+    Float(FloatJob),
+}
+
+impl Work {
+    pub(crate) fn id(&self) -> RequestId {
+        match self {
+            Self::Exact(job) => job.id(),
+            Self::Float(job) => job.id,
+        }
+    }
+
+    pub(crate) fn request(&self) -> &Request {
+        match self {
+            Self::Exact(job) => job.request(),
+            Self::Float(job) => &job.request,
+        }
+    }
+
+    /// Elements of the input, little-endian.
+    pub(crate) fn input(&self) -> &[u8] {
+        match self {
+            Self::Exact(job) => job.input(),
+            Self::Float(job) => &job.input,
+        }
+    }
+
+    /// A copy of the job, where it asks for log probabilities: only exact ones do.
+    pub(crate) fn with_logprobs(&self) -> Option<Job> {
+        match self {
+            Self::Exact(job) => job.wants_logprobs().then(|| job.clone()),
+            Self::Float(_) => None,
+        }
+    }
+
+    pub(crate) fn drawing(&self) -> Option<&Drawing> {
+        match self {
+            Self::Exact(job) => job.drawing(),
+            Self::Float(job) => job.draw.as_ref().map(|(drawing, _)| drawing),
+        }
+    }
+}
+
+/// What a call of a model in floating point asks, beside the model and its input.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) sampling: Option<v1::Sampling>,
+    pub(crate) request: Request,
+    pub(crate) signature: Option<[u8; 65]>,
 }
 
 /// Tokens of an answer where the request does not say.
@@ -109,51 +246,42 @@ impl Door {
 
     /// Models in floating point for the wire: without a program and without a count of work, because they have none.
     pub(crate) fn wire_float_models(&self) -> Vec<v1::Model> {
-        let spec = |name: &str, dtype: Dtype, dims: [i64; 2], exponent| v1::TensorSpec {
+        let spec = |name: &str, form: Form, rows: i64| v1::TensorSpec {
             name: name.to_owned(),
-            dtype: dtype.code().into(),
-            dims: dims.to_vec(),
-            exponent,
+            dtype: form.dtype.code().into(),
+            dims: vec![rows, i64::try_from(form.width).unwrap_or(i64::MAX)],
+            exponent: exponent(form.dtype),
         };
-        let wire = |model: &FloatModel| v1::Model {
-            alias: model.alias.clone(),
-            model_id: copied(model.id.0),
-            inputs: vec![spec("tokens", Dtype::U32, [-1, 1], 0)],
-            outputs: vec![match model.embeds {
-                Some(width) => spec("embedding", Dtype::I16, [1, width.into()], 15),
-                None => spec("tokens", Dtype::U32, [-1, 1], 0),
-            }],
-            ready: true,
-            rows_max: model.context,
-            causal: model.embeds.is_none(),
-            generator: model.embeds.is_none(),
-            ..v1::Model::default()
+        let wire = |model: &FloatModel| {
+            let face = self.face(model.id);
+            let rows = if matches!(model.kind, FloatKind::Embeds { .. }) { 1 } else { -1 };
+            v1::Model {
+                alias: model.alias.clone(),
+                model_id: copied(model.id.0),
+                inputs: vec![spec(&face.input, model.reads(), -1)],
+                outputs: vec![spec(&face.output, model.gives(), rows)],
+                ready: true,
+                rows_max: model.rows_max,
+                causal: model.generates(),
+                generator: model.generates(),
+                ..v1::Model::default()
+            }
         };
         self.float.iter().flat_map(|float| float.models()).map(wire).collect()
     }
 
-    /// Answers a call of a model in floating point. Dropping the future takes the job out of the queue, or cuts it.
-    pub(crate) async fn float_answer(
+    /// Runs a job and waits as far as `wait` says. Dropping the future takes the job out of the queue, or cuts it.
+    pub(crate) async fn float_answered(
         &self,
-        model: &FloatModel,
-        asked: v1::InferRequest,
+        job: FloatJob,
         wait: WaitFor,
         caller: &Caller,
-    ) -> Result<v1::InferResponse, Error> {
+    ) -> Result<Answered, Error> {
         let float = self.float.as_ref().ok_or_else(|| {
             Error::new(Code::Internal, "a model in floating point without its server")
         })?;
-        let is_text = matches!(asked.input, Some(v1::infer_request::Input::Text(_)));
-        let signature = convert::signature("request_signature", &asked.request_signature)?;
-        let job = self.float_job(float, model, asked).await?;
-        check_requester(job.request.requester, job.id, signature.as_ref())?;
-        let input_tokens = if is_text { job.tokens.clone() } else { Vec::new() };
-        let sampling = job.draw.as_ref().map(|(drawing, _)| wire_sampling(drawing));
-
-        let replayed = float.stored(job.id);
-        let is_replayed = replayed.is_some();
-        let answered = match replayed {
-            Some(answered) => answered,
+        let answer = match float.stored(job.id) {
+            Some(stored) => Arc::new(Answer { replayed: true, ..Answer::clone(&stored) }),
             None if self.log.claim_of(job.id)?.is_some() => {
                 let text = format!("request {} was answered before; draw a new nonce", job.id);
                 return Err(Error::at(Code::NonceSpent, "request.nonce", text));
@@ -170,45 +298,28 @@ impl Door {
         let place = match wait {
             WaitFor::Signed => None,
             // Tier 0 is reached by being logged.
-            WaitFor::Logged | WaitFor::Tier => Some(self.float_place(&answered.answer).await?),
+            WaitFor::Logged | WaitFor::Tier => Some(self.float_place(&answer).await?),
         };
-        let FloatAnswer { answer, text, finish_reason } = &answered;
-        // As for exact models, generated tokens stand beside the outputs and not among them.
-        let (outputs, tokens) = match model.embeds {
-            Some(_) => (vec![convert::wire_output("embedding", answer)], Vec::new()),
-            None => (Vec::new(), tokens(&answer.output.data)),
-        };
-        Ok(v1::InferResponse {
-            outputs,
-            tokens,
-            text: text.clone(),
-            finish_reason: (*finish_reason).to_owned(),
-            sampling,
-            request: Some(convert::wire_request(&answer.request)),
-            claim: Some(convert::wire_claim(&answer.claim, answer.digest.0)),
-            reached: 0,
-            receipt: place.as_ref().map(|place| wire_receipt(&answer.claim, answer.digest, place)),
-            replayed: is_replayed || answer.replayed,
-            fee: "0".to_owned(),
-            input_tokens,
-            logprobs: Vec::new(),
-        })
+        Ok(Answered { answer, reached: 0, place, logprobs: Vec::new() })
     }
 
-    /// Every check made, every hash filled.
-    async fn float_job(
-        &self,
-        float: &Arc<dyn FloatServer>,
-        model: &FloatModel,
-        asked: v1::InferRequest,
+    /// The job of a call: every check made, every hash filled.
+    pub(crate) async fn float_job(
+        self: &Arc<Self>,
+        model: FloatModel,
+        input: Input,
+        terms: Terms,
     ) -> Result<FloatJob, Error> {
-        let tokens = self.float_tokens(float, model, asked.input).await?;
-        let draw = draw(model, asked.sampling.as_ref(), self.limits.stop_tokens_max)?;
-        let mut request = convert::request(asked.request)?;
+        let Terms { sampling, mut request, signature } = terms;
+        let draw = draw(&model, self.face(model.id), sampling, self.limits.stop_tokens_max)?;
         self.float_terms(&mut request)?;
-        let bytes: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
-        let root = tensor_root(Dtype::U32, &[tokens.len() as u64, 1], &bytes)
-            .ok_or_else(|| Error::at(Code::InputShape, "tokens", "at least one token is needed"))?;
+        // Where blocking is allowed: nothing says how long a tokenizer takes.
+        let (door, form, id) = (Arc::clone(self), model.reads(), model.id);
+        let read = tokio::task::spawn_blocking(move || door.elements(id, form, input)).await;
+        let input = read.map_err(|_| Error::new(Code::Internal, "reading the input failed"))??;
+        let rows = rows(&model, form, &input)?;
+        let root = tensor_root(form.dtype, &[rows.into(), form.width], &input)
+            .ok_or_else(|| Error::at(Code::InputShape, "input", "at least one row is needed"))?;
         fill("request.model_id", &mut request.model_id.0, model.id.0)?;
         fill("request.input_hash", &mut request.input_hash, input_hash(&[root]))?;
         let sampling_hash = draw.as_ref().map_or(B256::ZERO, |draw| draw.sampling().hash());
@@ -216,10 +327,7 @@ impl Door {
         let is_drawn = draw.as_ref().is_some_and(|draw| !draw.is_greedy());
         match (is_drawn, request.seed_mode) {
             (false, 0) | (true, 1) => {}
-            (true, 0) if request.entropy.is_zero() => {
-                request.seed_mode = 1;
-                request.entropy = B256::new(rand::random());
-            }
+            (true, 0) => request.seed_mode = 1,
             (true, _) => {
                 let text = "want 1, the request's own entropy";
                 return Err(Error::at(Code::SamplingInvalid, "request.seed_mode", text));
@@ -229,7 +337,11 @@ impl Door {
                 return Err(Error::at(Code::SamplingInvalid, "request.seed_mode", text));
             }
         }
+        if is_drawn && request.entropy.is_zero() {
+            request.entropy = B256::new(rand::random());
+        }
         let id = request.id(&self.engine.domain());
+        check_requester(request.requester, id, signature.as_ref())?;
         let seed = request.seed(id, None).map_err(|error| {
             Error::at(Code::SamplingInvalid, "request.entropy", error.to_string())
         })?;
@@ -237,44 +349,12 @@ impl Door {
             model: model.id,
             id,
             request,
-            tokens,
+            input,
+            rows,
             draw: draw.map(|drawing| (drawing, seed)),
+            on_tokens: None,
             gone: CancellationToken::new(),
         })
-    }
-
-    async fn float_tokens(
-        &self,
-        float: &Arc<dyn FloatServer>,
-        model: &FloatModel,
-        input: Option<v1::infer_request::Input>,
-    ) -> Result<Vec<u32>, Error> {
-        use v1::infer_request::Input;
-        let (field, tokens) = match input {
-            Some(Input::Tokens(v1::TokenInput { ids })) => ("tokens", ids),
-            Some(Input::Text(text)) => {
-                at_most("text", "bytes", text.len(), self.limits.text_bytes_max)?;
-                // Where blocking is allowed: nothing says how long a tokenizer takes.
-                let (float, id) = (Arc::clone(float), model.id);
-                let encoded = tokio::task::spawn_blocking(move || float.encode(id, &text)).await;
-                let failed = |_| Error::new(Code::Internal, "reading the text failed");
-                ("text", encoded.map_err(failed)??)
-            }
-            Some(Input::Tensors(_) | Input::Chat(_)) => {
-                let text = "a model in floating point takes text or tokens";
-                return Err(Error::at(Code::UnsupportedParameter, "input", text));
-            }
-            None => return Err(Error::bad_field("input", "give tokens or text")),
-        };
-        if tokens.is_empty() {
-            return Err(Error::at(Code::InputShape, field, "at least one token is needed"));
-        }
-        at_most(field, "tokens", tokens.len(), model.context as usize)?;
-        if let Some(id) = tokens.iter().find(|id| **id >= model.vocabulary) {
-            let text = format!("{id} is not below the vocabulary, {}", model.vocabulary);
-            return Err(Error::at(Code::InputRange, field, text));
-        }
-        Ok(tokens)
     }
 
     /// Fills and judges what depends on no model. A tier above 0 is refused here, so that nobody takes what is attested
@@ -321,25 +401,45 @@ impl Door {
         }
     }
 
+    /// The answer to a request in floating point, while the node keeps it.
+    pub(crate) fn float_stored(&self, request: RequestId) -> Option<Arc<Answer>> {
+        self.float.as_ref()?.stored(request)
+    }
+
     /// The signed claim about a request in floating point that is on its way into the log.
     pub(crate) fn float_claim(&self, request: RequestId) -> Option<SignedClaim> {
-        Some(self.float.as_ref()?.stored(request)?.answer.claim.clone())
+        Some(self.float_stored(request)?.claim.clone())
     }
 }
 
-/// Settings of an answer with its end ids; `None` for a model that embeds.
+/// Rows of an input, as many as the model takes and, where they are token ids, each in its vocabulary.
+fn rows(model: &FloatModel, form: Form, input: &[u8]) -> Result<u32, Error> {
+    let rows = input.len() / (form.dtype.bytes() * form.width as usize).max(1);
+    let Some(vocabulary) = model.vocabulary() else {
+        at_most("input", "rows", rows, model.rows_max as usize)?;
+        return Ok(u32::try_from(rows).unwrap_or(u32::MAX));
+    };
+    at_most("tokens", "tokens", rows, model.rows_max as usize)?;
+    if let Some(id) = tokens(input).into_iter().find(|id| *id >= vocabulary) {
+        let text = format!("{id} is not below the vocabulary, {vocabulary}");
+        return Err(Error::at(Code::InputRange, "tokens", text));
+    }
+    Ok(u32::try_from(rows).unwrap_or(u32::MAX))
+}
+
+/// Settings of an answer with its end ids; `None` for a model that draws nothing.
 fn draw(
     model: &FloatModel,
-    wire: Option<&v1::Sampling>,
+    face: &Face,
+    wire: Option<v1::Sampling>,
     stop_tokens_max: usize,
 ) -> Result<Option<Drawing>, Error> {
-    let none = v1::Sampling::default();
-    let wire = wire.unwrap_or(&none);
+    let wire = wire.unwrap_or_default();
     at_most("sampling.stop_tokens", "tokens", wire.stop_tokens.len(), stop_tokens_max)?;
-    if model.embeds.is_some() {
+    if !model.generates() {
         let text = "the model draws nothing: sampling must be left out";
         let refused = Err(Error::at(Code::SamplingInvalid, "sampling", text));
-        return if *wire == none { Ok(None) } else { refused };
+        return if wire == v1::Sampling::default() { Ok(None) } else { refused };
     }
     let not_built = [
         ("sampling.min_p_q16", wire.min_p_q16 != 0),
@@ -349,21 +449,17 @@ fn draw(
         let text = "is not supported by models in floating point";
         return Err(Error::at(Code::UnsupportedParameter, *field, text));
     }
-    let ends =
-        if wire.stop_tokens.is_empty() { model.ends.clone() } else { wire.stop_tokens.clone() };
-    let sampling = Sampling {
-        temperature_q16: wire.temperature_q16,
-        top_k: wire.top_k,
+    let own = || face.writing.as_ref().map_or_else(Vec::new, |writing| writing.end_ids.clone());
+    of_wire(v1::Sampling {
         top_p_q16: if wire.top_p_q16 == 0 { ALL_Q16 } else { wire.top_p_q16 },
-        frequency_q16: wire.frequency_q16,
-        presence_q16: wire.presence_q16,
         tokens_max: match wire.tokens_max {
-            0 => TOKENS_DEFAULT,
-            most => most.min(model.context),
+            0 => TOKENS_DEFAULT.min(model.rows_max),
+            most => most.min(model.rows_max),
         },
-        ..Sampling::default()
-    };
-    Ok(Some(Drawing::new(sampling, ends)?))
+        stop_tokens: if wire.stop_tokens.is_empty() { own() } else { wire.stop_tokens.clone() },
+        ..wire
+    })
+    .map(Some)
 }
 
 /// Fills a digest that is zero; another than `value` is refused.

@@ -20,14 +20,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use hyperion_engine::{ModelInfo, RequestStatus};
-use hyperion_primitives::{ClaimDigest, RequestId};
+use hyperion_engine::RequestStatus;
+use hyperion_primitives::{ClaimDigest, ModelId, RequestId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     auth::Area,
-    door::Door,
+    convert,
+    door::{Door, Face},
+    r#gen::v1,
     log::{newest_checkpoint, read_many},
     lookup::Found,
     plain::{self, Decimal, spell},
@@ -65,15 +67,24 @@ async fn ready(State(door): Shared) -> Response {
 
 async fn models(State(door): Shared, headers: HeaderMap) -> Result<Json<Value>, Error> {
     door.admit_http(&headers, Area::Models)?;
-    let models = door.engine.models();
-    let data: Vec<Value> = models.iter().flat_map(|model| model_json(&door, model)).collect();
+    let exact = door.engine.models();
+    let exact =
+        exact.iter().map(|model| (model.id, model.aliases.clone(), door.wire_model(model), 1));
+    let float = door.wire_float_models().into_iter().filter_map(|wire| {
+        let id = ModelId(convert::digest("model_id", &wire.model_id).ok()?);
+        Some((id, vec![wire.alias.clone()], wire, 0))
+    });
+    let entries = |(id, aliases, wire, tier): (ModelId, Vec<String>, v1::Model, u8)| {
+        model_json(door.face(id), &aliases, &wire, tier)
+    };
+    let data: Vec<Value> = exact.chain(float).flat_map(entries).collect();
     Ok(Json(json!({"object": "list", "data": data})))
 }
 
-/// One entry per alias, in the shape that OpenAI clients list, with what they do not know under `hyperion`.
-fn model_json(door: &Door, model: &ModelInfo) -> Vec<Value> {
-    let wire = door.wire_model(model);
-    let tensor = |spec: &crate::r#gen::v1::TensorSpec| {
+/// One entry per alias, in the shape that OpenAI clients list, with what they do not know under `hyperion`. `tier` is the
+/// least that a claim about the model has: 0 is attested only.
+fn model_json(face: &Face, aliases: &[String], wire: &v1::Model, tier: u8) -> Vec<Value> {
+    let tensor = |spec: &v1::TensorSpec| {
         let dtype = u8::try_from(spec.dtype).ok().and_then(hyperion_primitives::Dtype::from_code);
         json!({
             "name": spec.name, "dtype": dtype.map(|dtype| dtype.name()), "dims": spec.dims,
@@ -81,11 +92,13 @@ fn model_json(door: &Door, model: &ModelInfo) -> Vec<Value> {
         })
     };
     let hyperion = json!({
-        "modelId": model.id.to_string(),
+        "modelId": spell(&wire.model_id),
         "programId": spell(&wire.program_id),
         "inputs": wire.inputs.iter().map(tensor).collect::<Vec<_>>(),
         "outputs": wire.outputs.iter().map(tensor).collect::<Vec<_>>(),
-        "text": door.face(model.id).text.is_some(),
+        "text": face.text.is_some(),
+        "tier": tier,
+        "attestedOnly": tier == 0,
         "native": wire.native,
         "ready": wire.ready,
         "notReadyReason": wire.not_ready_reason,
@@ -97,7 +110,7 @@ fn model_json(door: &Door, model: &ModelInfo) -> Vec<Value> {
         "rowsMax": wire.rows_max,
     });
     let entry = |alias: &String| json!({"id": alias, "object": "model", "created": 0, "owned_by": "hyperion", "hyperion": hyperion});
-    model.aliases.iter().map(entry).collect()
+    aliases.iter().map(entry).collect()
 }
 
 #[derive(Deserialize)]
@@ -214,9 +227,8 @@ async fn receipt(
         Some(RequestStatus::Claimed(answer) | RequestStatus::Logged { answer, .. }) => {
             Some(answer.request.clone())
         }
-        Some(RequestStatus::Queued | RequestStatus::Running | RequestStatus::Failed(_)) | None => {
-            None
-        }
+        Some(RequestStatus::Queued | RequestStatus::Running | RequestStatus::Failed(_)) => None,
+        None => door.float_stored(signed.claim.request_id).map(|answer| answer.request.clone()),
     };
     let proof = crate::receipt::receipt(&signed, &place)?.to_string();
     let envelope = Envelope {

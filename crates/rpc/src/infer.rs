@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hyperion_engine::{ALTERNATIVES_MAX, Drawing, Job, Logprobs};
+use hyperion_engine::{ALTERNATIVES_MAX, Drawing, Logprobs};
 use hyperion_primitives::{ClaimDigest, RequestId, TensorRoot};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -16,6 +16,7 @@ use crate::{
     convert::{self, Ask, Input, copied, digest, dtype},
     deadline::{self, Deadline},
     door::Door,
+    float::Work,
     r#gen::v1,
     limits::at_most,
     receipt,
@@ -39,7 +40,7 @@ struct Asked {
 }
 
 impl Asked {
-    fn of(job: &Job, is_words: bool, alternatives: usize) -> Self {
+    fn of(job: &Work, is_words: bool, alternatives: usize) -> Self {
         let input_tokens = if is_words { tokens(job.input()) } else { Vec::new() };
         Self { input_tokens, drawing: job.drawing().cloned(), alternatives }
     }
@@ -62,13 +63,6 @@ impl InferenceService {
             let deadline = Deadline::of(&request, door.limits.unary_deadline);
             let asked = request.into_inner();
             let wait = WaitFor::of_wire(asked.wait_for)?;
-            if let Some(float) = door.float_model(&asked.model) {
-                if asked.logprobs.is_some() {
-                    let text = "is not supported by models in floating point";
-                    return Err(Error::at(Code::UnsupportedParameter, "logprobs", text));
-                }
-                return deadline.race(door.float_answer(&float, asked, wait, &caller)).await;
-            }
             let work = async {
                 let alternatives = asked.logprobs.unwrap_or(0) as usize;
                 let ask = self.ask(asked)?;
@@ -89,7 +83,7 @@ impl InferenceService {
     fn ask(&self, asked: v1::InferRequest) -> Result<Ask, Error> {
         use v1::infer_request::Input as Wire;
         let limits = &self.door.limits;
-        let model = self.door.model(&asked.model)?;
+        let model = self.door.named(&asked.model)?;
         let input = match asked.input {
             None => return Err(Error::bad_field("input", "give tensors, tokens, text or chat")),
             Some(Wire::Tensors(v1::TensorInput { tensors })) => {
@@ -98,7 +92,7 @@ impl InferenceService {
                     let text = format!("the model reads one tensor, {} came", tensors.len());
                     Error::at(Code::InputShape, "tensors", text)
                 })?;
-                let name = &self.door.face(model.id).input;
+                let name = &self.door.face(model.id()).input;
                 if !tensor.name.is_empty() && tensor.name != *name {
                     let text = format!("the model's input is `{name}`");
                     return Err(Error::bad_field("tensors.name", text));
@@ -173,9 +167,9 @@ impl InferenceService {
         let wait = WaitFor::of_wire(request.wait_for)?;
         let alternatives = request.logprobs.unwrap_or(0) as usize;
         let ask = self.ask(request)?;
-        let model_id = ask.model.id;
+        let model_id = ask.model.id();
         let edge = ask.input.is_words();
-        if asked.resume_at != 0 && !ask.model.model.manifest().generator {
+        if asked.resume_at != 0 && !ask.model.generates() {
             let text = "this model generates no tokens; there is nothing to resume";
             return Err(Error::bad_field("resume_at", text));
         }

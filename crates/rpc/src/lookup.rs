@@ -187,7 +187,7 @@ impl Door {
 const QUOTE_S: u64 = 60;
 
 /// For display: real value = integer / 2^exponent.
-const fn exponent(dtype: Dtype) -> u32 {
+pub(crate) const fn exponent(dtype: Dtype) -> u32 {
     match dtype {
         Dtype::I32 => 16,
         Dtype::I16 => 15,

@@ -122,11 +122,8 @@ impl Conversation<'_> {
                 turns: self.turns.clone(),
             })),
             sampling: self.sampling.clone(),
-            request: Some(v1::Request {
-                nonce: nonce.to_vec().into(),
-                tier: 1,
-                ..v1::Request::default()
-            }),
+            // The least tier that the model's claims have.
+            request: Some(v1::Request { nonce: nonce.to_vec().into(), ..v1::Request::default() }),
             ..v1::InferRequest::default()
         };
         let stream = v1::InferStreamRequest { request: Some(request), resume_at: 0 };
@@ -148,7 +145,8 @@ impl Conversation<'_> {
             }
         };
         let digest = client::claim_digest(&self.domain, &done)?;
-        say!("\n[{} tokens, {}, claim {digest}]", done.tokens.len(), done.finish_reason)?;
+        let worth = if done.reached == 0 { ", attested only" } else { "" };
+        say!("\n[{} tokens, {}, claim {digest}{worth}]", done.tokens.len(), done.finish_reason)?;
         self.turns.push(v1::ChatTurn { role: "assistant".into(), content: done.text.clone() });
         self.last = Some(done);
         Ok(())

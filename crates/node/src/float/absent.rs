@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use hyperion_rpc::float::FloatServer;
+use hyperion_primitives::ModelId;
+use hyperion_rpc::{door::Face, float::FloatServer};
 
 use super::Notary;
 use crate::{config::NodeConfig, served::Served};
@@ -24,6 +25,10 @@ impl Lanes {
 
     pub(crate) fn server(&self) -> Option<Arc<dyn FloatServer>> {
         None
+    }
+
+    pub(crate) fn faces(&self) -> Vec<(ModelId, Face)> {
+        Vec::new()
     }
 
     pub(crate) fn lines(&self) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -14,9 +15,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use hyperion_engine::{Answer, ClaimSink as _, Clock as _, Drawing, Pushback, Signer as _, Tensor};
 use hyperion_float::{Ending, Facts, Generation, Kind, Options};
+use hyperion_model::{Tokenizer, import::generation::Generation as Advice};
 use hyperion_primitives::{B256, Dtype, ModelId, RequestId};
 use hyperion_rpc::{
-    float::{FloatAnswer, FloatJob, FloatModel, FloatServer, OnFloat},
+    door::Face,
+    float::{FloatJob, FloatKind, FloatModel, FloatServer, OnFloat},
     status::{Code, Error},
 };
 use hyperion_verify::{Claim, SignedClaim};
@@ -24,7 +27,8 @@ use hyperion_verify::{Claim, SignedClaim};
 use super::Notary;
 use crate::{
     config::{FloatModelConfig, NodeConfig},
-    served::Served,
+    served::{Served, writing},
+    text::Text,
 };
 
 /// Answers that are kept, so that a request asked twice is not answered twice.
@@ -46,6 +50,7 @@ struct Server {
 
 struct Lane {
     facts: Arc<Facts>,
+    face: Face,
     /// `None` once the node ends.
     jobs: Mutex<Option<SyncSender<(FloatJob, OnFloat)>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -54,7 +59,7 @@ struct Lane {
 struct Shared {
     notary: Notary,
     /// The newest answers, oldest first.
-    kept: Mutex<VecDeque<FloatAnswer>>,
+    kept: Mutex<VecDeque<Arc<Answer>>>,
     ends: AtomicBool,
 }
 
@@ -77,7 +82,7 @@ impl Lanes {
                 bail!("float_models: alias `{}` is empty or another model's", one.alias);
             }
             let lane = Lane::start(one, config.admission.jobs_max, &shared)?;
-            models.push(face(&one.alias, &lane.facts));
+            models.push(spoken(&one.alias, &lane.facts));
             lanes.push(lane);
         }
         Ok(Self(Some(Arc::new(Server { models, lanes, shared }))))
@@ -85,6 +90,12 @@ impl Lanes {
 
     pub(crate) fn server(&self) -> Option<Arc<dyn FloatServer>> {
         self.0.clone().map(|server| server as _)
+    }
+
+    /// What people see of each.
+    pub(crate) fn faces(&self) -> Vec<(ModelId, Face)> {
+        let lanes = self.0.iter().flat_map(|server| &server.lanes);
+        lanes.map(|lane| (lane.facts.id, lane.face.clone())).collect()
     }
 
     /// What a start prints of each.
@@ -113,17 +124,45 @@ impl Lanes {
     }
 }
 
-fn face(alias: &str, facts: &Facts) -> FloatModel {
-    FloatModel {
-        alias: alias.to_owned(),
-        id: facts.id,
-        embeds: match facts.kind {
-            Kind::Embeds { width } => Some(width),
-            Kind::Generates => None,
-        },
-        vocabulary: facts.vocabulary,
-        context: facts.context,
-        ends: facts.ends.clone(),
+/// What the doors know of a model.
+fn spoken(alias: &str, facts: &Facts) -> FloatModel {
+    let vocabulary = facts.vocabulary;
+    let kind = match &facts.kind {
+        Kind::Generates => FloatKind::Generates { vocabulary },
+        Kind::Embeds { width } => FloatKind::Embeds { vocabulary, width: *width },
+        Kind::Maps { row, width } => {
+            let input = row.iter().product::<usize>();
+            FloatKind::Maps { input: u32::try_from(input).unwrap_or(u32::MAX), output: *width }
+        }
+    };
+    FloatModel { alias: alias.to_owned(), id: facts.id, kind, rows_max: facts.rows_max }
+}
+
+/// What people see of a model that lies in `folder`: its words, and for a generator the advice there.
+fn face(folder: &Path, facts: &Facts) -> Result<Face> {
+    let (input, output) = match facts.kind {
+        Kind::Generates => ("tokens", "tokens"),
+        Kind::Embeds { .. } => ("tokens", "embedding"),
+        Kind::Maps { .. } => ("pixels", "logits"),
+    };
+    let plain = Face { input: input.into(), output: output.into(), ..Face::default() };
+    let Some(file) = &facts.tokenizer else { return Ok(plain) };
+    match facts.kind {
+        Kind::Generates => {
+            let mut advice = Advice::of(folder)?;
+            if advice.end_ids.is_empty() {
+                advice.end_ids.clone_from(&facts.advice.end_ids);
+            }
+            advice.chat_template = advice.chat_template.or(facts.advice.chat_template.clone());
+            let text = Arc::new(Text::new(Tokenizer::whole(file)?, &advice)?);
+            let writing = Some(writing(&text, Some(&advice)));
+            Ok(Face { text: Some(text), writing, ..plain })
+        }
+        Kind::Embeds { .. } => {
+            let text = Text::plain(Tokenizer::open(file, facts.rows_max)?);
+            Ok(Face { text: Some(Arc::new(text)), ..plain })
+        }
+        Kind::Maps { .. } => Ok(plain),
     }
 }
 
@@ -133,12 +172,15 @@ impl Lane {
         let mut model = hyperion_float::FloatModel::open(&one.path, &options)
             .with_context(|| format!("float model {}", one.alias))?;
         let facts = model.facts();
+        let folder = if one.path.is_dir() { Some(&*one.path) } else { one.path.parent() };
+        let face = face(folder.unwrap_or(Path::new(".")), &facts)
+            .with_context(|| format!("float model {}", one.alias))?;
         let (jobs, taken) = sync_channel(jobs_max.max(1));
         let shared = Arc::clone(shared);
         let run = move || run(&mut model, &taken, &shared);
         let thread = thread::Builder::new().name(format!("float {}", one.alias)).spawn(run);
         let thread = thread.context("a thread for a float model")?;
-        Ok(Self { facts, jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
+        Ok(Self { facts, face, jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
     }
 }
 
@@ -155,12 +197,7 @@ impl FloatServer for Server {
         &self.models
     }
 
-    fn encode(&self, model: ModelId, text: &str) -> Result<Vec<u32>, Error> {
-        let encoded = self.lane(model)?.facts.encode(text);
-        encoded.map_err(|error| Error::bad_field("text", error.to_string()))
-    }
-
-    fn stored(&self, request: RequestId) -> Option<FloatAnswer> {
+    fn stored(&self, request: RequestId) -> Option<Arc<Answer>> {
         self.shared.stored(request)
     }
 
@@ -198,7 +235,7 @@ fn answer(
     model: &mut hyperion_float::FloatModel,
     job: FloatJob,
     shared: &Shared,
-) -> Result<FloatAnswer, Error> {
+) -> Result<Arc<Answer>, Error> {
     let goes_on = || !job.gone.is_cancelled() && !shared.ends.load(Ordering::SeqCst);
     let cut = || match shared.ends.load(Ordering::SeqCst) {
         true => Error::new(Code::Draining, "the node ends"),
@@ -211,27 +248,43 @@ fn answer(
         tracing::error!(%error, model = %job.model, "a float model failed");
         Error::new(Code::Internal, error.to_string())
     };
-    let (output, text, finish_reason) = match &job.draw {
-        None => {
-            let vector = model.embed(&job.tokens).map_err(failed)?;
-            let data: Vec<u8> = vector.iter().flat_map(|code| code.to_le_bytes()).collect();
-            (Tensor::new(Dtype::I16, [1, vector.len() as u64], data), String::new(), "")
-        }
-        Some((drawing, seed)) => {
+    let output = match (&job.draw, &model.facts().kind) {
+        (Some((drawing, seed)), _) => {
             let how = generation(drawing, *seed);
-            let told = model.generate(&job.tokens, &how, &mut |_| goes_on()).map_err(failed)?;
-            let finish_reason = match told.ending {
-                Ending::Stop => "stop",
-                Ending::Length => "length",
-                Ending::Cut => return Err(cut()),
+            let mut position = 0;
+            let mut told = |token| {
+                if let Some(on_tokens) = &job.on_tokens {
+                    on_tokens(position, &[token], &[]);
+                }
+                position += 1;
+                goes_on()
             };
-            let text = model.facts().decode(&told.tokens).map_err(failed)?;
+            let told = model.generate(&words(&job.input), &how, &mut told).map_err(failed)?;
+            if told.ending == Ending::Cut {
+                return Err(cut());
+            }
             let data: Vec<u8> = told.tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
-            let dims = [told.tokens.len() as u64, 1];
-            (Tensor::new(Dtype::U32, dims, data), text, finish_reason)
+            Tensor::new(Dtype::U32, [told.tokens.len() as u64, 1], data)
+        }
+        (None, Kind::Maps { .. }) => {
+            let rows: Vec<i32> = words(&job.input).into_iter().map(u32::cast_signed).collect();
+            let out = model.map(&rows).map_err(failed)?;
+            let width = out.len() as u64 / u64::from(job.rows.max(1));
+            let data: Vec<u8> = out.iter().flat_map(|code| code.to_le_bytes()).collect();
+            Tensor::new(Dtype::I32, [job.rows.into(), width], data)
+        }
+        (None, _) => {
+            let vector = model.embed(&words(&job.input)).map_err(failed)?;
+            let data: Vec<u8> = vector.iter().flat_map(|code| code.to_le_bytes()).collect();
+            Tensor::new(Dtype::I16, [1, vector.len() as u64], data)
         }
     };
-    shared.vouch(job, output, (text, finish_reason))
+    shared.vouch(job, output)
+}
+
+/// Words of four bytes, little-endian.
+fn words(input: &[u8]) -> Vec<u32> {
+    input.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word)).collect()
 }
 
 /// A request's settings as candle takes them.
@@ -254,18 +307,13 @@ fn generation(drawing: &Drawing, seed: B256) -> Generation {
 }
 
 impl Shared {
-    fn stored(&self, request: RequestId) -> Option<FloatAnswer> {
+    fn stored(&self, request: RequestId) -> Option<Arc<Answer>> {
         let kept = lock(&self.kept);
-        kept.iter().find(|kept| kept.answer.claim.claim.request_id == request).cloned()
+        kept.iter().find(|kept| kept.claim.claim.request_id == request).cloned()
     }
 
     /// Signs that `output` answers the job, keeps the answer and offers the claim to the log.
-    fn vouch(
-        &self,
-        job: FloatJob,
-        output: Tensor,
-        (text, finish_reason): (String, &'static str),
-    ) -> Result<FloatAnswer, Error> {
+    fn vouch(&self, job: FloatJob, output: Tensor) -> Result<Arc<Answer>, Error> {
         let Notary { signer, domain, challenge_s, clock, claims } = &self.notary;
         let rows = |rows: usize| u32::try_from(rows).unwrap_or(u32::MAX);
         let out_tokens = if job.draw.is_some() { rows(output.data.len() / 4) } else { 0 };
@@ -277,7 +325,7 @@ impl Shared {
             sampling_hash: job.request.sampling_hash,
             seed: job.draw.as_ref().map_or(B256::ZERO, |(_, seed)| *seed),
             trace_root: B256::ZERO,
-            in_tokens: rows(job.tokens.len()),
+            in_tokens: job.rows,
             out_tokens,
             // There is no program that work could be counted by.
             macs: 0,
@@ -304,13 +352,12 @@ impl Shared {
             }
             thread::park_timeout(SINK_WAIT);
         }
-        let answered = FloatAnswer { answer, text, finish_reason };
         let mut kept = lock(&self.kept);
-        kept.push_back(answered.clone());
+        kept.push_back(Arc::clone(&answer));
         if kept.len() > KEPT {
             kept.pop_front();
         }
-        Ok(answered)
+        Ok(answer)
     }
 }
 

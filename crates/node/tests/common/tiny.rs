@@ -1,4 +1,4 @@
-//! Folders of two float models with random weights, a Llama and a BERT, as Hugging Face lays them out.
+//! Folders of float models with random weights, a Llama, a BERT and a vision transformer, as Hugging Face lays them out.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -32,6 +32,40 @@ pub(crate) fn llama(folder: &Path) {
         "intermediate_size": INNER, "num_hidden_layers": 1, "num_attention_heads": 2,
         "num_key_value_heads": 1, "max_position_embeddings": POSITIONS, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "hidden_act": "silu", "eos_token_id": 60,
+    });
+    write(folder, &config, &tensors);
+    let template = "{% for message in messages %}{{ message.content }} {% endfor %}";
+    let config = json!({ "chat_template": template }).to_string();
+    fs::write(folder.join("tokenizer_config.json"), config).unwrap();
+}
+
+/// A model of images of 8 by 8 points in three colours, of three classes.
+pub(crate) fn vit(folder: &Path) {
+    let mut tensors = vec![
+        ("vit.embeddings.cls_token".to_owned(), vec![1, 1, WIDTH]),
+        ("vit.embeddings.position_embeddings".to_owned(), vec![1, 5, WIDTH]),
+    ];
+    let mut both = |name: &str, shape: Vec<usize>| {
+        tensors.push((format!("{name}.bias"), vec![shape[0]]));
+        tensors.push((format!("{name}.weight"), shape));
+    };
+    both("vit.embeddings.patch_embeddings.projection", vec![WIDTH, 3, 4, 4]);
+    let layer = "vit.encoder.layer.0";
+    for part in ["query", "key", "value"] {
+        both(&format!("{layer}.attention.attention.{part}"), vec![WIDTH, WIDTH]);
+    }
+    both(&format!("{layer}.attention.output.dense"), vec![WIDTH, WIDTH]);
+    both(&format!("{layer}.intermediate.dense"), vec![INNER, WIDTH]);
+    both(&format!("{layer}.output.dense"), vec![WIDTH, INNER]);
+    for norm in ["layernorm_before", "layernorm_after"] {
+        both(&format!("{layer}.{norm}"), vec![WIDTH]);
+    }
+    both("vit.layernorm", vec![WIDTH]);
+    both("classifier", vec![3, WIDTH]);
+    let config = json!({
+        "model_type": "vit", "hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "intermediate_size": INNER, "hidden_act": "gelu", "layer_norm_eps": 1e-12, "image_size": 8,
+        "patch_size": 4, "num_channels": 3, "qkv_bias": true, "num_labels": 3,
     });
     write(folder, &config, &tensors);
 }

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     answer::{Answered, WaitFor},
     auth::Area,
-    convert::{Ask, Input, output_form},
+    convert::{Ask, Input},
     deadline::Deadline,
     door::Door,
     limits::at_most,
@@ -102,8 +102,8 @@ fn ask(door: &Door, asked: Body) -> Result<(Ask, WaitFor), Error> {
         let other: String = other.chars().take(64).collect();
         return Err(Error::at(Code::UnsupportedParameter, other, "is not supported here"));
     }
-    let model = door.model(&asked.model)?;
-    if door.face(model.id).text.is_none() || output_form(&model).dtype != Dtype::I16 {
+    let model = door.named(&asked.model)?;
+    if door.face(model.id()).text.is_none() || model.gives().dtype != Dtype::I16 {
         return Err(Error::bad_field("model", "this model does not turn text into an embedding"));
     }
     let text = match asked.input {

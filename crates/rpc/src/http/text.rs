@@ -16,7 +16,7 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use hyperion_engine::{Drawing, Job, Logprobs};
+use hyperion_engine::{Drawing, Logprobs};
 use hyperion_primitives::B256;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -35,6 +35,7 @@ use crate::{
     auth::{Area, Caller},
     deadline::Deadline,
     door::{Door, Face},
+    float::Work,
     receipt_json::SamplingJson,
     status::{Code, Error},
     writing::{Delta, Deltas, Written},
@@ -124,7 +125,7 @@ impl Reply {
         door: &Door,
         shape: Shape,
         model: String,
-        job: &Job,
+        job: &Work,
         alternatives: Option<usize>,
     ) -> Self {
         let writing = door.face(job.request().model_id).writing.as_ref();
@@ -221,7 +222,7 @@ impl Reply {
     fn stream(
         self,
         door: Arc<Door>,
-        job: Job,
+        job: Work,
         wait: WaitFor,
         caller: Caller,
         deadline: Deadline,
@@ -260,7 +261,7 @@ impl Reply {
     async fn run(
         &self,
         door: &Arc<Door>,
-        job: Job,
+        job: Work,
         wait: WaitFor,
         caller: &Caller,
         events: &mpsc::Sender<Piece>,

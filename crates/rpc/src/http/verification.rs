@@ -49,6 +49,7 @@ pub(super) fn verification(answered: &Answered) -> Value {
         "input_hash": claim.input_hash.to_string(),
         "output_hash": claim.output_hash.to_string(),
         "tier": claim.tier,
+        "attested_only": answer.claim.is_attested_only(),
         "reached": reached,
         "macs": Decimal(claim.macs),
         "fee": "0",

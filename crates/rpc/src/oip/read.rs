@@ -13,6 +13,7 @@ use crate::{
     blob::Blob,
     convert::{Ask, Form, Input, input_form},
     door::Door,
+    float::AnyModel,
     r#gen::inference::{
         InferParameter, InferTensorContents, ModelInferRequest, infer_parameter::ParameterChoice,
         model_infer_request::InferInputTensor,
@@ -57,7 +58,7 @@ pub(super) fn ask(
         return Err(Error::bad_field("inputs", text));
     };
     let ask = Ask {
-        model,
+        model: AnyModel::Exact(model),
         input,
         sampling: None,
         request: terms.request,

@@ -71,8 +71,8 @@ pub(super) fn ask(
 ) -> Result<(Ask, WaitFor, Option<usize>), Error> {
     refuse_others(&body.others)?;
     let alternatives = alternatives(&body, shape)?;
-    let model = door.model(&body.model)?;
-    let face = door.face(model.id);
+    let model = door.named(&body.model)?;
+    let face = door.face(model.id());
     let writing = face
         .writing
         .as_ref()
