@@ -14,7 +14,7 @@ use common::{
     device::{Fault, scripted},
     model,
 };
-use hyperion_engine::{BlockCall, Drawing, EngineConfig, InferError, Invalid, Job};
+use hyperion_engine::{BlockCall, Drawing, EngineConfig, InferError, Invalid, Job, Pushback};
 use hyperion_model::{Decoder, Limits, Model, Tensor};
 use hyperion_ops::{Backend, Cpu, KernelSet, Reference, Serial};
 use hyperion_primitives::{B256, ModelId, U256};
@@ -167,8 +167,14 @@ fn a_call_that_lost_its_device_has_it_alone_and_others_begin_anew() {
     // Broken in the middle of the answer: when its tenth token is read.
     script.poison(&want[36..40], Fault::Lost, 1);
     let told = begin(&setup, &calls);
-    let others: Vec<_> =
-        (1..20).map(|nonce| setup.submit(job(&setup, nonce, &[4; 9], 150))).collect();
+    // Nobody is let in while the device is gone, so whoever comes just then asks again.
+    let submit = |nonce| loop {
+        match setup.try_submit(job(&setup, nonce, &[4; 9], 150)) {
+            Err(Pushback::NoWorker { .. }) => std::thread::yield_now(),
+            submitted => break submitted.unwrap(),
+        }
+    };
+    let others: Vec<_> = (1..20).map(submit).collect();
     assert_eq!(data(told.recv().unwrap()), [want]);
     for (_ticket, answer) in others {
         assert_eq!(answer.recv().unwrap().unwrap().output.dims, [150, 1]);
