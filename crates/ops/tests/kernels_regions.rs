@@ -175,6 +175,41 @@ fn columns_of_one_matrix_are_read_beside_those_written() {
     });
 }
 
+/// Few rows and many weights: threads share the channels of a layer, whose result may lie between columns that are read.
+#[test]
+fn channels_that_threads_share_are_those_of_the_definition() {
+    for case in 0..24_u64 {
+        equal(&[1, 2, 5], |device| {
+            let mut mix = Mix::new(case);
+            let rows = 1 + draw(&mut mix, 17);
+            let (k, n) = (512, [700, 1_104, 1_203][draw(&mut mix, 3)]);
+            let x: Vec<i32> = (0..rows * (k + 2 * n)).map(|_| mix.i32(17)).collect();
+            let whole = input(device, k + 2 * n, &x);
+            let [k32, n32] = [k, n].map(|size| u32::try_from(size).unwrap());
+            let (read_from, beside) = (whole.columns(0, k32), whole.columns(k32, n32));
+            let out = whole.columns(k32 + n32, n32);
+            let mut layer = random_layer(&mut mix, k, n);
+            layer.shape.a15 = mix.below(2) == 0;
+            if mix.below(4) == 0 {
+                layer.exponents.fill(2);
+            }
+            let weights = layer.pack(device);
+            let linear = |out| Step::Linear { weights, shape: layer.shape, input: read_from, out };
+            let between = matrix(device, rows, n);
+            let steps = match case % 3 {
+                0 => vec![linear(out)],
+                1 => vec![linear(between), Step::Add { lhs: between, rhs: beside, out }],
+                _ => {
+                    let table = ActivationTable::Gelu;
+                    vec![linear(between), Step::Activation { table, input: between, out }]
+                }
+            };
+            device.run(&steps).unwrap();
+            read(device, whole)
+        });
+    }
+}
+
 /// Two inputs that read the same elements with different strides fit no common matrix.
 #[test]
 fn inputs_that_lie_across_each_other_are_copied_first() {
