@@ -78,12 +78,28 @@ told = told.choices[0].logprobs
 assert len(told.tokens) == len(told.token_logprobs) == len(told.text_offset) == whole.usage.completion_tokens
 assert all(max(top.values()) == own for top, own in zip(told.top_logprobs, told.token_logprobs)), told
 
+# A stop text over several tokens: the text ends before it, whole and in pieces, the claim holds it.
+stop = text[len(text) // 3 : len(text) // 3 + 9]
+assert len(stop) == 9, text
+before = text[: text.index(stop)]
+stopping = dict(model="pydoc", messages=messages, max_tokens=24, temperature=0, stop=[stop, "never said"])
+cut = client.chat.completions.create(**stopping)
+assert (cut.choices[0].message.content, cut.choices[0].finish_reason) == (before, "stop"), (cut, stop)
+assert cut.usage.completion_tokens < chat.usage.completion_tokens
+assert stop in cut.model_extra["verification"]["sampling"]["stopTexts"], cut
+pieces = []
+for chunk in client.chat.completions.create(stream=True, **stopping):
+    if chunk.choices:
+        pieces.append(chunk.choices[0].delta.content or "")
+        last = chunk
+assert "".join(pieces) == before and last.choices[0].finish_reason == "stop", (pieces, stop)
+
 # A stream that is left early.
 stream = client.completions.create(model="pydoc", prompt=prompt, max_tokens=500, stream=True)
 next(iter(stream))
 stream.close()
 
-for wrong in (dict(n=2), dict(logprobs=True, top_logprobs=21), dict(max_tokens=100_000), dict(temperature=200.0)):
+for wrong in (dict(n=2), dict(stop=""), dict(stop="a" * 257), dict(stop=[c * 40 for c in "abcde"]), dict(logprobs=True, top_logprobs=21), dict(max_tokens=100_000), dict(temperature=200.0)):
     try:
         client.chat.completions.create(model="pydoc", messages=messages, **wrong)
     except openai.BadRequestError as error:

@@ -20,7 +20,7 @@ pub struct BlockCall {
     /// Elements of its one input tensor, little-endian and row-major.
     pub input: Arc<[u8]>,
     /// How tokens are drawn; all zero for a model that generates none. A generator gives exactly `tokens_max` tokens, so no
-    /// end ids are named.
+    /// end ids and no stop texts are named.
     pub sampling: Sampling,
     /// Seed of the draws; zero when nothing is drawn or always the largest logit.
     pub seed: B256,
@@ -41,6 +41,9 @@ impl BlockCall {
         }
         if !self.sampling.stop_hash.is_zero() {
             return invalid("a block's call names no end ids");
+        }
+        if !self.sampling.text_stop_hash.is_zero() {
+            return invalid("a block's call names no stop texts");
         }
         if self.sampling.temperature_q16 == 0 && !self.seed.is_zero() {
             return invalid("draws at temperature 0 take no seed");

@@ -1,21 +1,28 @@
 //! How an answer that is generated is drawn, and where it ends.
 
-use hyperion_model::Sampler;
+use std::sync::Arc;
+
+use hyperion_model::{Sampler, TokenBytes};
 use hyperion_primitives::B256;
 pub use hyperion_verify::claim::PENALISED_TOKENS_MAX;
 use hyperion_verify::{Manifest, Sampling, claim::stop_hash};
 
+use self::texts::StopTexts;
 use crate::Invalid;
 
-/// How a generator draws an answer, and the ids that end it; the whole of what the sampling hash covers.
+mod texts;
+
+/// How a generator draws an answer, and the ids and texts that end it; the whole of what the sampling hash covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drawing {
     sampling: Sampling,
     stop_ids: Vec<u32>,
+    stop_texts: StopTexts,
 }
 
 impl Drawing {
-    /// Takes settings and end ids; `sampling.stop_hash` is filled from the ids, which are sorted and made unique.
+    /// Takes settings and end ids; `sampling.stop_hash` is filled from the ids, which are sorted and made unique. No
+    /// text ends the answer ([`with_stop_texts`](Self::with_stop_texts)).
     ///
     /// # Errors
     ///
@@ -28,6 +35,7 @@ impl Drawing {
             Ok(hash) => hash,
             Err(error) => return invalid(error.to_string()),
         };
+        sampling.text_stop_hash = B256::ZERO;
         sampling.repetition_q16 = sampling.repetition();
         let Some(draw) = sampling.draw() else {
             return invalid(
@@ -45,7 +53,26 @@ impl Drawing {
                 sampling.tokens_max
             ));
         }
-        Ok(Self { sampling, stop_ids })
+        Ok(Self { sampling, stop_ids, stop_texts: StopTexts::default() })
+    }
+
+    /// The same, ended by texts beside the ids; they are sorted and made unique. Whether an answer has ended can be said once
+    /// [`token_bytes`](Self::with_token_bytes) are known.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many, or one is empty or too long.
+    pub fn with_stop_texts(mut self, texts: Vec<String>) -> Result<Self, Invalid> {
+        (self.stop_texts, self.sampling.text_stop_hash) =
+            StopTexts::new(texts).map_err(|error| Invalid::Drawing(error.to_string()))?;
+        Ok(self)
+    }
+
+    /// The same, with what the model's tokens write, by which texts end an answer.
+    #[must_use]
+    pub fn with_token_bytes(mut self, table: Arc<TokenBytes>) -> Self {
+        self.stop_texts.token_bytes = Some(table);
+        self
     }
 
     /// The settings; their hash is the request's sampling hash.
@@ -58,6 +85,11 @@ impl Drawing {
         &self.stop_ids
     }
 
+    /// Texts that end an answer, ascending by their bytes.
+    pub fn stop_texts(&self) -> &[String] {
+        self.stop_texts.texts()
+    }
+
     /// Whether every draw takes the largest logit, which needs no seed.
     pub const fn is_greedy(&self) -> bool {
         self.sampling.temperature_q16 == 0
@@ -68,9 +100,22 @@ impl Drawing {
         self.sampling.tokens_max
     }
 
-    /// Whether an answer of `tokens` that ends in `last` is complete.
-    pub fn ends(&self, tokens: u32, last: u32) -> bool {
-        tokens >= self.sampling.tokens_max || self.stop_ids.binary_search(&last).is_ok()
+    /// Whether an answer is complete with its last token; it was not with those before.
+    pub fn ends(&self, answer: &[u32]) -> bool {
+        let is_stop = |last: &u32| self.stop_ids.binary_search(last).is_ok();
+        answer.len() >= self.sampling.tokens_max as usize
+            || answer.last().is_some_and(is_stop)
+            || self.ends_in_text(answer)
+    }
+
+    /// Whether the last token of an answer completes a stop text; those before completed none.
+    pub fn ends_in_text(&self, answer: &[u32]) -> bool {
+        self.stop_texts.completed(answer)
+    }
+
+    /// Bytes at the end of an answer that may be the beginning of a stop text; no stop text is in it.
+    pub fn begun_text(&self, answer: &[u32]) -> usize {
+        self.stop_texts.begun(answer)
     }
 
     /// Draws of an answer to a prompt under a seed; nothing is drawn yet.
@@ -89,6 +134,10 @@ impl Drawing {
             return Err(Invalid::Drawing(format!(
                 "end id {id} is outside a vocabulary of {vocabulary}"
             )));
+        }
+        if self.stop_texts.are_blind() {
+            let why = "stop texts, and nobody says what the model's tokens write".to_owned();
+            return Err(Invalid::Drawing(why));
         }
         let both = u64::from(in_tokens) + u64::from(self.tokens_max());
         let sees = self.sampling.repetition() != 65_536;

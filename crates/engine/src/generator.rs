@@ -411,7 +411,7 @@ impl Generator {
             if running.logprobs {
                 told.push(logprobs(row, token, ALTERNATIVES_MAX));
             }
-            ended = running.drawing.ends(running.sampler.drawn(), token);
+            ended = running.drawing.ends(&running.tokens[running.prompt..]);
             if ended || proposed.get(nth) != Some(&token) {
                 break;
             }

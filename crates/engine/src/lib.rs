@@ -37,7 +37,7 @@ pub use config::{BatchLimits, EngineConfig};
 pub use drawing::{Drawing, PENALISED_TOKENS_MAX};
 pub use engine::{Drained, Engine, Ticket};
 pub use error::EngineError;
-pub use hyperion_model::Tensor;
+pub use hyperion_model::{Tensor, TokenBytes};
 pub use hyperion_ops::logprob::{ALTERNATIVES_MAX, Logprobs};
 pub use hyperion_ops::{DeviceInfo, DeviceKind, OPSET};
 pub use job::{

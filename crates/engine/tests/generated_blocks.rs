@@ -196,6 +196,7 @@ fn what_no_contract_may_ask_spoils_no_other_call() {
         call(id, &[1; 199], greedy, 0),
         call(classifier, &[1; 16], greedy, 0),
         BlockCall { seed: B256::repeat_byte(1), ..BlockCall::plain(classifier, bytes(&[1; 16])) },
+        call(id, &[1], Sampling { text_stop_hash: B256::repeat_byte(1), ..greedy }, 0),
     ];
     let outputs = begin(&setup, &calls).recv().unwrap();
     let why = |at: usize| match &outputs[at] {
@@ -207,4 +208,5 @@ fn what_no_contract_may_ask_spoils_no_other_call() {
     assert!(matches!(why(2), Invalid::Drawing(_)) && matches!(why(3), Invalid::Drawing(_)));
     assert_eq!(why(4), Invalid::Context { in_tokens: 199, tokens_max: 3, rows_max: CONTEXT });
     assert_eq!((why(5), why(6)), (Invalid::Sampling, Invalid::Sampling));
+    assert!(matches!(why(7), Invalid::Drawing(_)));
 }

@@ -16,7 +16,7 @@ use hyperion_engine::{
     ALTERNATIVES_MAX, Drawing, Engine, EngineConfig, Failure, Invalid, Job, Logprobs, OnTokens,
     RequestStatus,
 };
-use hyperion_model::{Decoder, Limits, Model, Replay, replay};
+use hyperion_model::{Decoder, Limits, Model, Replay, TokenBytes, replay};
 use hyperion_ops::logprob::logprobs;
 use hyperion_ops::{Backend, Cpu, KernelSet, Reference, Serial};
 use hyperion_primitives::{B256, Mix, U256};
@@ -29,6 +29,13 @@ fn drawing(temperature_q16: u32, tokens_max: u32, stop_ids: &[u32]) -> Drawing {
     let sampling =
         Sampling { temperature_q16, top_p_q16: 65_536, tokens_max, ..Sampling::default() };
     Drawing::new(sampling, stop_ids.to_vec()).unwrap()
+}
+
+/// The same, ended by texts: a token `n` writes `n!`, of which 9 writes nothing.
+fn texted(drawing: Drawing, texts: &[&str]) -> Drawing {
+    let words = (0..50).map(|id| if id == 9 { String::new() } else { format!("{id}!") });
+    let texts = texts.iter().map(|text| (*text).to_owned()).collect();
+    drawing.with_stop_texts(texts).unwrap().with_token_bytes(Arc::new(TokenBytes::new(words)))
 }
 
 fn bytes(tokens: &[u32]) -> Vec<u8> {
@@ -63,7 +70,7 @@ fn alone(
         let token = sampler.next(&logits);
         answer.push(token);
         told.push(logprobs(&logits, token, ALTERNATIVES_MAX));
-        if drawing.ends(sampler.drawn(), token) {
+        if drawing.ends(&answer) {
             return (answer, told);
         }
         logits = decoder.step(&mut reference, &mut [(&mut context, token)]).unwrap().remove(0);
@@ -109,6 +116,7 @@ fn mixed(
     let setup = Setup::with_drafts(config, models, devices, drafts);
     let mut mix = Mix::new(5);
     let common: Vec<u32> = (0..70).map(|_| mix.below(50) as u32).collect();
+    let mut by_text = 0;
     let mut asked = Vec::new();
     let mut tickets = Vec::new();
     let (tell, told) = channel();
@@ -127,6 +135,12 @@ fn mixed(
             ..*drawing(temperature, tokens_max, &[]).sampling()
         };
         let drawing = Drawing::new(sampling, vec![7]).unwrap();
+        // Texts of parts of a token, of one, and of several; a third of the answers have them.
+        let texts = [&["!0", "z9z"][..], &["!1"], &["3!4"]];
+        let drawing = match texts.get(mix.below(6) as usize) {
+            Some(texts) => texted(drawing, texts),
+            None => drawing,
+        };
         let job = job(&setup.engine, &model, nth, &prompt, &drawing).logprobs(nth % 3 == 0);
         let (seed, (heard, on_tokens)) = (job.seed(), hear());
         let tell = tell.clone();
@@ -140,6 +154,7 @@ fn mixed(
         let Asked { prompt, drawing, seed, heard } = &asked[nth];
         let (want, told) = alone(&model, prompt, drawing, *seed);
         assert_eq!(ids(&answer.output.data), want, "answer {nth}");
+        by_text += usize::from(drawing.ends_in_text(&want));
         let (tokens, logprobs) = &*heard.lock();
         assert!(tokens.is_empty() || *tokens == want, "answer {nth}: what was told as it came");
         let told = if nth % 3 == 0 { told } else { Vec::new() };
@@ -152,6 +167,7 @@ fn mixed(
         let prompt = prompt.clone();
         check_by_prefill(&model, &prompt, &want, drawing, *seed);
     }
+    assert!(by_text >= 2, "{by_text} answers ended in a text");
     drop(tickets);
     setup
 }
@@ -367,4 +383,53 @@ fn a_stop_tells_those_who_wait_for_an_answer() {
     });
     drop(engine);
     assert_eq!(told.join().unwrap().unwrap_err(), Failure::Draining);
+}
+
+fn finished(setup: &Setup, job: Job) -> Arc<hyperion_engine::Answer> {
+    let (_ticket, outcome) = setup.submit(job);
+    outcome.recv().unwrap().unwrap()
+}
+
+#[test]
+fn an_answer_ends_at_the_token_that_completes_a_text() {
+    let model = model::generator(1, CONTEXT);
+    let setup = Setup::new(config(), vec![Arc::clone(&model)], vec![fast()]);
+    let plain = drawing(0, 40, &[]);
+    let (whole, _) = alone(&model, &[3, 4, 5], &plain, B256::ZERO);
+    let said = |tokens: &[u32]| tokens.iter().map(|token| format!("{token}!")).collect::<String>();
+    // From inside the sixth token over the seventh into the eighth.
+    let text = format!("!{}!{}", whole[6], &whole[7].to_string()[..1]);
+    let want = (1..=whole.len()).find(|n| said(&whole[..*n]).contains(&text)).unwrap();
+    let stopping = texted(plain.clone(), &[&text, "never"]);
+    let first = finished(&setup, job(&setup.engine, &model, 1, &[3, 4, 5], &stopping));
+    assert_eq!(ids(&first.output.data), whole[..want]);
+    let hash = stopping.sampling().hash();
+    assert_eq!(first.claim.claim.sampling_hash, hash);
+    assert_ne!(hash, plain.sampling().hash());
+    // Remembered under its own settings, and the plain ones under theirs.
+    let second = finished(&setup, job(&setup.engine, &model, 2, &[3, 4, 5], &stopping));
+    assert_eq!(
+        (second.output.as_ref(), setup.engine.stats().memo_hits),
+        (first.output.as_ref(), 1)
+    );
+    let third = finished(&setup, job(&setup.engine, &model, 3, &[3, 4, 5], &plain));
+    assert_eq!(ids(&third.output.data), whole);
+    // The prompt holds it and ends nothing.
+    let prompt: Vec<u32> = vec![whole[5], whole[6], whole[7]];
+    let other = finished(&setup, job(&setup.engine, &model, 4, &prompt, &stopping));
+    assert_eq!(ids(&other.output.data), alone(&model, &prompt, &stopping, B256::ZERO).0);
+
+    let blind = plain.clone().with_stop_texts(vec!["a".to_owned()]).unwrap();
+    let request = Request { nonce: U256::from(5), deadline: u64::MAX, ..Request::default() };
+    let refused = setup.engine.complete_drawn(model.id(), request, bytes(&[1]).into(), blind);
+    assert!(matches!(refused, Err(Invalid::Drawing(_))));
+    for wrong in [
+        vec![String::new()],
+        vec!["a".repeat(257)],
+        ["a", "b", "c", "d", "e"].map(String::from).to_vec(),
+    ] {
+        assert!(matches!(plain.clone().with_stop_texts(wrong), Err(Invalid::Drawing(_))));
+    }
+    let twice = ["b", "a", "b"].map(String::from).to_vec();
+    assert_eq!(plain.with_stop_texts(twice).unwrap().stop_texts(), ["a", "b"]);
 }

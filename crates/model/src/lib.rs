@@ -35,4 +35,4 @@ pub use plan::Plan;
 pub use program::Program;
 pub use sampler::Sampler;
 pub use tensor::Tensor;
-pub use tokenizer::{Tokenizer, TokenizerError};
+pub use tokenizer::{TokenBytes, Tokenizer, TokenizerError};

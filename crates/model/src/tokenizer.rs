@@ -5,6 +5,10 @@ use std::{fs, path::Path};
 use hyperion_primitives::{B256, keccak256};
 use tokenizers::{PostProcessor as _, TruncationDirection, TruncationParams, TruncationStrategy};
 
+pub use self::token_bytes::TokenBytes;
+
+mod token_bytes;
+
 /// A tokenizer that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
@@ -32,6 +36,11 @@ pub enum TokenizerError {
         /// Tokens that the model takes.
         tokens_max: u32,
     },
+    /// A decoder that writes a token in another way beside others.
+    #[error(
+        "this tokenizer joins tokens by rules of their neighbours: a token of it has no byte string of its own"
+    )]
+    Joined,
     /// A text that it does not take.
     #[error("the text cannot be tokenized: {0}")]
     Text(String),

@@ -1,9 +1,13 @@
 //! Words of a model: its tokenizer, and its chat template.
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use anyhow::{Context as _, Result};
-use hyperion_model::{Tokenizer, import::generation::Generation};
+use hyperion_model::{TokenBytes, Tokenizer, import::generation::Generation};
 use hyperion_rpc::{door::TextEncoder, writing::TextDecoder};
 use minijinja::{Environment, ErrorKind, context};
 use serde_json::Value;
@@ -15,6 +19,8 @@ const FUEL: u64 = 10_000_000;
 pub(crate) struct Text {
     tokenizer: Tokenizer,
     template: Option<Template>,
+    /// Made when it is first asked for.
+    token_bytes: OnceLock<Arc<TokenBytes>>,
 }
 
 struct Template {
@@ -33,7 +39,7 @@ impl fmt::Debug for Text {
 impl Text {
     /// A tokenizer without chats.
     pub(crate) const fn plain(tokenizer: Tokenizer) -> Self {
-        Self { tokenizer, template: None }
+        Self { tokenizer, template: None, token_bytes: OnceLock::new() }
     }
 
     /// A tokenizer with the chat template of a model's advice, if it has one.
@@ -62,7 +68,7 @@ impl Text {
             end_text: spelled(&advice.end_text),
             knows_tools,
         };
-        Ok(Self { tokenizer, template: Some(template) })
+        Ok(Self { template: Some(template), ..Self::plain(tokenizer) })
     }
 
     /// The advice beside a model file, and its words.
@@ -122,6 +128,14 @@ impl TextDecoder for Text {
 
     fn id(&self, text: &str) -> Option<u32> {
         self.tokenizer.id(text)
+    }
+
+    fn token_bytes(&self) -> Result<Arc<TokenBytes>, String> {
+        if let Some(table) = self.token_bytes.get() {
+            return Ok(Arc::clone(table));
+        }
+        let table = self.tokenizer.token_bytes().map_err(|error| error.to_string())?;
+        Ok(Arc::clone(self.token_bytes.get_or_init(|| Arc::new(table))))
     }
 
     fn chat(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>, String> {

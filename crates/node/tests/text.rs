@@ -22,6 +22,7 @@ fn an_answer_is_kept_and_checked_by_one_prefill() {
         ("greedy.json", &["--chat"][..]),
         ("drawn.json", &["--temperature", "0.8"][..]),
         ("narrow.json", &narrow[..]),
+        ("stopped.json", &["--stop", "th a", "--stop", "he "][..]),
     ] {
         let mut asked = vec!["infer", "pydoc", "--text", "What is the with statement?"];
         asked.extend(["--tokens", "40", "--node", &url, "--receipt", name]);
@@ -36,6 +37,7 @@ fn an_answer_is_kept_and_checked_by_one_prefill() {
         ["--repetition-penalty", "0.1"],
         ["--repetition-penalty", "8.01"],
         ["--temperature", "101"],
+        ["--stop", ""],
     ] {
         let asked = ["infer", "pydoc", "--text", "A", "--node", &url];
         let output = home.run(&[&asked[..], &wrong[..]].concat());
@@ -51,6 +53,26 @@ fn an_answer_is_kept_and_checked_by_one_prefill() {
         assert_eq!(lines, want, "{said}");
         assert!(said.contains("recompute  ok   equal, "), "{said}");
     }
+    // An answer that would have gone on, and one that has.
+    let stopped = fs::read_to_string(home.file("stopped.json")).unwrap();
+    let texts = r#""stopTexts":["he ","th a"]"#;
+    assert!(stopped.contains(texts) && !stopped.contains(r#""outTokens":40"#), "{stopped}");
+    // With the model from a file: by the tokenizer beside it, and not without.
+    let source = std::path::absolute("../../fixtures/pydoc").unwrap();
+    home.ok(&["model", "import", source.to_str().unwrap(), "--out", "pydoc.hyp"]);
+    let with_file = [&["verify", "stopped.json", "--model", "pydoc.hyp"][..], &verify].concat();
+    assert!(home.ok(&with_file).contains("recompute  ok   equal, "));
+    fs::remove_file(home.file("pydoc.tokenizer.json")).unwrap();
+    let output = home.run(&with_file);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("recompute  FAILED") && said.contains("pydoc.tokenizer.json"), "{said}");
+    let other = stopped.replace(texts, r#""stopTexts":["he "]"#);
+    fs::write(home.file("other.json"), other).unwrap();
+    let output = home.run(&[&["verify", "other.json"][..], &verify].concat());
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("sampling   FAILED"), "{said}");
     // Settings that were not those of the answer.
     let text = fs::read_to_string(home.file("drawn.json")).unwrap();
     let other = text.replace("\"tokensMax\":40", "\"tokensMax\":41");

@@ -8,7 +8,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyperion_engine::{Answer, Class, Invalid, Job, KeyId, ModelInfo};
 use hyperion_primitives::{Address, B256, Dtype, ModelId, RequestId, TensorRoot, U256};
-use hyperion_verify::{Claim, InputError, Request, SignedClaim, sign};
+use hyperion_verify::{
+    Claim, InputError, Request, SignedClaim,
+    claim::{STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX},
+    sign,
+};
 use serde_json::Value;
 
 use crate::{
@@ -84,6 +88,7 @@ impl Door {
         terms(&mut request, generates, self.clock.unix_s())?;
         let stops = sampling.as_ref().map_or(0, |sampling| sampling.stop_tokens.len());
         at_most("sampling.stop_tokens", "tokens", stops, self.limits.stop_tokens_max)?;
+        stop_texts("sampling.stop_texts", sampling.as_ref().map_or(&[], |s| &s.stop_texts))?;
         let draws = sampling.as_ref().is_some_and(|sampling| *sampling != v1::Sampling::default());
         if !generates && draws {
             let text = "the model draws nothing: sampling must be left out";
@@ -258,6 +263,18 @@ impl Form {
         }
         Ok(())
     }
+}
+
+/// Texts that can end an answer: a few, none empty or long.
+pub(crate) fn stop_texts(field: &'static str, texts: &[String]) -> Result<(), Error> {
+    at_most(field, "texts", texts.len(), STOP_TEXTS_MAX)?;
+    for text in texts {
+        at_most(field, "bytes", text.len(), STOP_TEXT_BYTES_MAX)?;
+        if text.is_empty() {
+            return Err(Error::bad_field(field, "an empty text ends nothing"));
+        }
+    }
+    Ok(())
 }
 
 /// Bytes of a chat.

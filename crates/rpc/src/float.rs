@@ -442,6 +442,7 @@ fn draw(
         return if wire == v1::Sampling::default() { Ok(None) } else { refused };
     }
     let not_built = [
+        ("sampling.stop_texts", !wire.stop_texts.is_empty()),
         ("sampling.min_p_q16", wire.min_p_q16 != 0),
         ("sampling.repetition_q16", !matches!(wire.repetition_q16, 0 | 65_536)),
     ];

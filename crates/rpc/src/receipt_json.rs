@@ -265,6 +265,9 @@ pub(crate) struct SamplingJson {
     presence_q16: i32,
     tokens_max: u32,
     stop_tokens: Vec<u32>,
+    /// Absent where no text ends the answer.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    stop_texts: Option<Vec<String>>,
     /// Absent where it is off, so that settings have one spelling.
     #[serde(
         rename = "minPQ16",
@@ -367,6 +370,7 @@ impl From<&Drawing> for SamplingJson {
             presence_q16: sampling.presence_q16,
             tokens_max: sampling.tokens_max,
             stop_tokens: drawing.stop_ids().to_vec(),
+            stop_texts: Some(drawing.stop_texts().to_vec()).filter(|texts| !texts.is_empty()),
             min_p_q16: Some(sampling.min_p_q16).filter(|q16| *q16 != 0),
             repetition_q16: Some(sampling.repetition()).filter(|q16| *q16 != REPETITION_OFF),
         }
@@ -388,10 +392,12 @@ impl TryFrom<SamplingJson> for Drawing {
             repetition_q16: json.repetition_q16.unwrap_or(REPETITION_OFF),
             ..Sampling::default()
         };
-        let off_said =
-            json.min_p_q16 == Some(0) || matches!(json.repetition_q16, Some(0 | REPETITION_OFF));
-        let stops = json.stop_tokens.clone();
-        let drawing = Self::new(sampling, json.stop_tokens);
+        let off_said = json.stop_texts.as_ref().is_some_and(Vec::is_empty)
+            || json.min_p_q16 == Some(0)
+            || matches!(json.repetition_q16, Some(0 | REPETITION_OFF));
+        let stops = (json.stop_tokens.clone(), json.stop_texts.clone().unwrap_or_default());
+        let drawing = Self::new(sampling, json.stop_tokens)
+            .and_then(|drawing| drawing.with_stop_texts(json.stop_texts.unwrap_or_default()));
         let field =
             |got: String, want: String| EnvelopeError::Field { field: "sampling", got, want };
         let drawing = drawing.map_err(|why| {
@@ -401,14 +407,16 @@ impl TryFrom<SamplingJson> for Drawing {
         if off_said {
             return Err(field(
                 "a setting that is off".to_owned(),
-                "minPQ16 and repetitionQ16 where they are on".to_owned(),
+                "minPQ16, repetitionQ16 and stopTexts where they are on".to_owned(),
             ));
         }
-        if drawing.stop_ids() == stops {
-            Ok(drawing)
-        } else {
-            Err(field("stopTokens in disorder".to_owned(), "ascending ids".to_owned()))
+        if drawing.stop_ids() != stops.0 {
+            return Err(field("stopTokens in disorder".to_owned(), "ascending ids".to_owned()));
         }
+        if drawing.stop_texts() != stops.1 {
+            return Err(field("stopTexts in disorder".to_owned(), "ascending texts".to_owned()));
+        }
+        Ok(drawing)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use hyperion_engine::{Drawing, Logprobs, ModelInfo, PENALISED_TOKENS_MAX};
+use hyperion_engine::{Drawing, Logprobs, ModelInfo, PENALISED_TOKENS_MAX, TokenBytes};
 use hyperion_verify::Sampling;
 use serde_json::Value;
 
@@ -23,6 +23,13 @@ pub trait TextDecoder: Send + Sync + 'static {
 
     /// The token whose text is exactly this, if there is one.
     fn id(&self, text: &str) -> Option<u32>;
+
+    /// What every token writes, by which stop texts end an answer.
+    ///
+    /// # Errors
+    ///
+    /// When the tokenizer's tokens have no byte strings of their own.
+    fn token_bytes(&self) -> Result<Arc<TokenBytes>, String>;
 
     /// The prompt that a chat is, by the model's own template. `messages` are objects with `role`, `content` and what else the
     /// caller gave; `tools` is a list of the caller's, in the form of OpenAI's interface.
@@ -71,12 +78,20 @@ pub(crate) fn drawing(
     let room = model.rows_max.saturating_sub(in_tokens).saturating_add(1);
     let own = || face.writing.as_ref().map_or_else(Vec::new, |writing| writing.end_ids.clone());
     let stop_tokens = if asked.stop_tokens.is_empty() { own() } else { asked.stop_tokens.clone() };
-    of_wire(v1::Sampling {
+    let texts = !asked.stop_texts.is_empty();
+    let drawing = of_wire(v1::Sampling {
         top_p_q16: if asked.top_p_q16 == 0 { 65_536 } else { asked.top_p_q16 },
         tokens_max: if asked.tokens_max == 0 { room.min(longest) } else { asked.tokens_max },
         stop_tokens,
         ..asked
-    })
+    })?;
+    if !texts {
+        return Ok(drawing);
+    }
+    let refuse = |why: String| Error::at(Code::UnsupportedParameter, "sampling.stop_texts", why);
+    let writing = face.writing.as_ref();
+    let writing = writing.ok_or_else(|| refuse("this model's tokens have no text".to_owned()))?;
+    Ok(drawing.with_token_bytes(writing.decoder.token_bytes().map_err(refuse)?))
 }
 
 /// Draws for the wire, every field filled.
@@ -92,6 +107,7 @@ pub(crate) fn wire_sampling(drawing: &Drawing) -> v1::Sampling {
         stop_tokens: drawing.stop_ids().to_vec(),
         min_p_q16: sampling.min_p_q16,
         repetition_q16: sampling.repetition_q16,
+        stop_texts: drawing.stop_texts().to_vec(),
     }
 }
 
@@ -108,14 +124,14 @@ pub(crate) fn of_wire(wire: v1::Sampling) -> Result<Drawing, Error> {
         repetition_q16: wire.repetition_q16,
         ..Sampling::default()
     };
-    Drawing::new(sampling, wire.stop_tokens).map_err(Error::from)
+    Ok(Drawing::new(sampling, wire.stop_tokens)?.with_stop_texts(wire.stop_texts)?)
 }
 
 /// A whole answer, as people read it.
 #[derive(Debug)]
 pub(crate) struct Written {
     pub(crate) tokens: Vec<u32>,
-    /// Without the id that ended it.
+    /// Without the id that ended it, or the stop text and what follows.
     pub(crate) text: String,
     /// `stop` or `length`.
     pub(crate) finish_reason: &'static str,
@@ -130,13 +146,21 @@ impl Written {
     /// Reads an answer's tokens.
     pub(crate) fn new(face: &Face, drawing: &Drawing, output: &[u8]) -> Result<Self, Error> {
         let tokens = tokens(output);
-        let ended = is_stop(drawing, tokens.last());
-        let shown = &tokens[..tokens.len() - usize::from(ended)];
-        let text = match &face.writing {
-            Some(writing) => decode(&*writing.decoder, shown)?,
-            None => String::new(),
+        let in_text = drawing.ends_in_text(&tokens);
+        let by_id = is_stop(drawing, tokens.last());
+        let text = if drawing.stop_texts().is_empty() {
+            let shown = &tokens[..tokens.len() - usize::from(by_id)];
+            match &face.writing {
+                Some(writing) => decode(&*writing.decoder, shown)?,
+                None => String::new(),
+            }
+        } else {
+            // The very text that a stream would have told.
+            let mut deltas = Deltas::new(face, drawing.clone(), 0);
+            let told = deltas.push(0, &tokens)?.map(|delta| delta.text).unwrap_or_default();
+            told + &deltas.rest()?
         };
-        Ok(Self { text, finish_reason: if ended { "stop" } else { "length" }, tokens })
+        Ok(Self { text, finish_reason: if by_id || in_text { "stop" } else { "length" }, tokens })
     }
 }
 
@@ -167,7 +191,7 @@ impl Delta {
 }
 
 /// Turns tokens into text as they come. A piece of text goes out once no later token can change it: bytes of a code point that is
-/// not whole wait.
+/// not whole wait, and so does text that may be the beginning of a stop text.
 pub(crate) struct Deltas {
     decoder: Option<Arc<dyn TextDecoder>>,
     drawing: Drawing,
@@ -175,6 +199,8 @@ pub(crate) struct Deltas {
     /// Ids before this one are written, up to a few that give the next their context.
     context: usize,
     written: usize,
+    /// Written text that may begin a stop text.
+    held: String,
     resume_at: u32,
 }
 
@@ -182,7 +208,8 @@ impl Deltas {
     /// Of an answer from its beginning; what comes before `resume_at` is not sent again.
     pub(crate) fn new(face: &Face, drawing: Drawing, resume_at: u32) -> Self {
         let decoder = face.writing.as_ref().map(|writing| Arc::clone(&writing.decoder));
-        Self { decoder, drawing, ids: Vec::new(), context: 0, written: 0, resume_at }
+        let (ids, held) = (Vec::new(), String::new());
+        Self { decoder, drawing, ids, context: 0, written: 0, held, resume_at }
     }
 
     /// Takes tokens in from `position` on; those that came before are passed over. `None` where nothing of them is to be sent.
@@ -192,15 +219,47 @@ impl Deltas {
         let (resume_at, known) = (self.resume_at as usize, self.ids.len());
         let (sent_before, new) = new.split_at(resume_at.saturating_sub(known).min(new.len()));
         if !sent_before.is_empty() {
-            self.ids.extend(sent_before);
-            self.text()?;
+            self.take(sent_before)?;
         }
         if new.is_empty() {
             return Ok(None);
         }
         let position = u32::try_from(self.ids.len()).unwrap_or(u32::MAX);
-        self.ids.extend(new);
-        Ok(Some(Delta { position, tokens: new.to_vec(), text: self.text()?, logprobs: Vec::new() }))
+        let text = self.take(new)?;
+        Ok(Some(Delta { position, tokens: new.to_vec(), text, logprobs: Vec::new() }))
+    }
+
+    /// Takes ids in, and gives the text that can go out.
+    fn take(&mut self, new: &[u32]) -> Result<String, Error> {
+        if self.drawing.stop_texts().is_empty() {
+            self.ids.extend(new);
+            return self.text();
+        }
+        let mut all = String::new();
+        for id in new {
+            self.ids.push(*id);
+            if self.drawing.ends_in_text(&self.ids) {
+                let (rest, _) = self.unsent()?;
+                self.written = self.shown();
+                self.held += &rest;
+                // What was sent before begins no stop text. Where none is found the decoder has taken a space off the
+                // beginning of the answer: it is what the answer began with.
+                let stops = self.drawing.stop_texts().iter();
+                let end = stops.filter_map(|text| self.held.find(text.as_str())).min().unwrap_or(0);
+                all += &self.held[..end];
+                self.held.clear();
+            } else {
+                let text = self.text()?;
+                self.held += &text;
+                let kept = self.drawing.begun_text(&self.ids[..self.written]);
+                let mut end = self.held.len().saturating_sub(kept);
+                while !self.held.is_char_boundary(end) {
+                    end -= 1;
+                }
+                all.extend(self.held.drain(..end));
+            }
+        }
+        Ok(all)
     }
 
     /// The text that came with the newest ids.
@@ -213,15 +272,18 @@ impl Deltas {
         Ok(new)
     }
 
-    /// Text that waited for the rest of a code point which never came.
+    /// Text that waited for the rest of a code point, or of a stop text, which never came.
     pub(crate) fn rest(&mut self) -> Result<String, Error> {
         let (new, _) = self.unsent()?;
         self.written = self.shown();
-        Ok(new)
+        Ok(std::mem::take(&mut self.held) + &new)
     }
 
-    /// Ids that have text: all but the one that ended the answer.
+    /// Ids that have text: all but an end id that ended the answer.
     fn shown(&self) -> usize {
+        if self.drawing.ends_in_text(&self.ids) {
+            return self.ids.len();
+        }
         self.ids.len() - usize::from(is_stop(&self.drawing, self.ids.last()))
     }
 
@@ -254,6 +316,10 @@ mod tests {
             None
         }
 
+        fn token_bytes(&self) -> Result<Arc<TokenBytes>, String> {
+            Ok(Arc::new(TokenBytes::new((0..=u8::MAX).map(|byte| [byte]))))
+        }
+
         fn chat(&self, _: &[Value], _: Option<&Value>) -> Result<Vec<u32>, String> {
             Err("no template".to_owned())
         }
@@ -283,6 +349,42 @@ mod tests {
             assert_eq!(all, text, "in pieces of {size}");
             assert_eq!(deltas.rest().unwrap(), "");
         }
+    }
+
+    #[test]
+    fn no_part_of_a_stop_text_is_sent() {
+        let stopping = |texts: &[&str], resume_at| {
+            let mut deltas = deltas(resume_at);
+            let texts = texts.iter().map(|text| (*text).to_owned()).collect();
+            let drawing = deltas.drawing.with_stop_texts(texts).unwrap();
+            deltas.drawing = drawing.with_token_bytes(Bytes.token_bytes().unwrap());
+            deltas
+        };
+        for (text, texts, want, rest) in [
+            ("one\n\nUser:", &["\n\nUser:", "never"][..], "one", ""),
+            ("ababc", &["abc"], "ab", ""),
+            ("aaab", &["b", "aab"], "a", ""),
+            ("aé漢", &["é漢"], "a", ""),
+            ("aéxè", &["éé", "è"], "aéx", ""),
+            ("say ab", &["abc"], "say ", "ab"),
+            ("ab\0", &["abc"], "", "ab"),
+        ] {
+            let ids: Vec<u32> = text.bytes().map(u32::from).collect();
+            for size in 1..=ids.len() {
+                let mut deltas = stopping(texts, 0);
+                let mut all = String::new();
+                for (nth, piece) in ids.chunks(size).enumerate() {
+                    all += &deltas.push((nth * size) as u32, piece).unwrap().unwrap().text;
+                    assert!(want.starts_with(&all), "{all:?} of {text:?} in pieces of {size}");
+                }
+                all += &deltas.rest().unwrap();
+                assert_eq!(all, format!("{want}{rest}"), "{text:?} in pieces of {size}");
+            }
+        }
+        // What was held when the stream broke off comes with the first token after.
+        let mut deltas = stopping(&["abc"], 2);
+        assert_eq!(deltas.push(0, &[97, 98]).unwrap(), None);
+        assert_eq!(deltas.push(2, &[100]).unwrap().unwrap().text, "abd");
     }
 
     #[test]

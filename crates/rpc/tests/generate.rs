@@ -39,6 +39,10 @@ fn warm(tokens_max: u32) -> Option<v1::Sampling> {
     Some(v1::Sampling { temperature_q16: 2 << 16, tokens_max, ..v1::Sampling::default() })
 }
 
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
 /// The answer over the scalar definitions, one token after another.
 fn alone(prompt: &[u32], drawing: &Drawing, seed: B256) -> Vec<u32> {
     let mut reference = Reference::default();
@@ -50,7 +54,7 @@ fn alone(prompt: &[u32], drawing: &Drawing, seed: B256) -> Vec<u32> {
     loop {
         answer.push(sampler.next(&logits));
         let last = *answer.last().unwrap();
-        if drawing.ends(sampler.drawn(), last) {
+        if drawing.ends(&answer) {
             return answer;
         }
         logits = decoder.step(&mut reference, &mut [(&mut context, last)]).unwrap().remove(0);
@@ -72,14 +76,19 @@ fn check(answer: &v1::InferResponse) {
         ..Sampling::default()
     };
     let drawing = Drawing::new(sampling, wire.stop_tokens).unwrap();
+    let drawing = drawing.with_stop_texts(wire.stop_texts).unwrap();
+    let drawing = drawing.with_token_bytes(Signs.token_bytes().unwrap());
     let claim = answer.claim.as_ref().unwrap().claim.as_ref().unwrap();
     assert_eq!(claim.sampling_hash, drawing.sampling().hash().as_slice());
     let want = alone(&answer.input_tokens, &drawing, B256::from_slice(&claim.seed));
     assert_eq!(answer.tokens, want);
     let stopped = drawing.stop_ids().contains(want.last().unwrap());
-    assert_eq!(answer.finish_reason, if stopped { "stop" } else { "length" });
-    let shown = &want[..want.len() - usize::from(stopped)];
-    assert_eq!(answer.text, Signs.decode(shown).unwrap());
+    let in_text = drawing.ends_in_text(&want);
+    assert_eq!(answer.finish_reason, if stopped || in_text { "stop" } else { "length" });
+    let shown = Signs.decode(&want[..want.len() - usize::from(stopped)]).unwrap();
+    let ends = drawing.stop_texts().iter().filter_map(|text| shown.find(text.as_str())).min();
+    assert_eq!(answer.text, shown[..ends.unwrap_or(shown.len())]);
+    assert_eq!(ends.is_some(), in_text);
     assert_eq!(
         (claim.in_tokens, claim.out_tokens),
         (answer.input_tokens.len() as u32, want.len() as u32)
@@ -102,6 +111,8 @@ async fn an_answer_is_drawn_as_its_settings_and_seed_say() {
             "Q",
             Some(v1::Sampling { frequency_q16: 1 << 15, presence_q16: -300, ..warm(20).unwrap() }),
         ),
+        ("Q", Some(v1::Sampling { stop_texts: texts(&["AB", "Z"]), ..warm(50).unwrap() })),
+        ("Q", Some(v1::Sampling { stop_texts: texts(&["Y", "X", "Y"]), ..warm(50).unwrap() })),
         ("Q", Some(v1::Sampling { top_k: 3, top_p_q16: 40_000, ..warm(20).unwrap() })),
         ("Q", Some(v1::Sampling { min_p_q16: 9_000, ..warm(20).unwrap() })),
         ("QQRS", Some(v1::Sampling { repetition_q16: 90_000, ..warm(20).unwrap() })),
@@ -263,6 +274,24 @@ async fn stream(
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_come_in_order_and_a_stream_goes_on_where_it_broke_off() {
     let node = start().await;
+    // Greedy answers are equal: a text of one is a stop text of the next.
+    let mut greedy = v1::InferResponse::default();
+    for prompt in 'A'..='Z' {
+        greedy = infer(&node, ask(&prompt.to_string(), None)).await;
+        if greedy.text.len() > 5 {
+            break;
+        }
+    }
+    let prompt = Signs.decode(&greedy.input_tokens).unwrap();
+    let stop = texts(&[&greedy.text[1..4]]);
+    let stopping = Some(v1::Sampling { stop_texts: stop, ..v1::Sampling::default() });
+    let (deltas, done) = stream(&node, ask(&prompt, stopping), 0).await;
+    check(&done);
+    assert_eq!(done.finish_reason, "stop");
+    let text: Vec<u8> = deltas.iter().flat_map(|delta| delta.text.to_vec()).collect();
+    assert_eq!(String::from_utf8(text).unwrap(), done.text, "no part of the stop text");
+    assert!(greedy.text.starts_with(&done.text) && done.tokens.len() == done.text.len() + 3);
+
     let (deltas, done) = stream(&node, ask("HELLO", warm(50)), 0).await;
     check(&done);
     let mut next = 0;
@@ -319,6 +348,21 @@ async fn what_cannot_be_drawn_is_refused_by_name() {
         (
             ask("A", Some(v1::Sampling { stop_tokens: vec![1; 33], ..Default::default() })),
             "input_too_large",
+        ),
+        (
+            ask("A", Some(v1::Sampling { stop_texts: texts(&["a"; 5]), ..Default::default() })),
+            "input_too_large",
+        ),
+        (
+            ask(
+                "A",
+                Some(v1::Sampling { stop_texts: vec!["a".repeat(257)], ..Default::default() }),
+            ),
+            "input_too_large",
+        ),
+        (
+            ask("A", Some(v1::Sampling { stop_texts: texts(&[""]), ..Default::default() })),
+            "bad_field",
         ),
         (ask("A", Some(v1::Sampling { tokens_max: 65, ..Default::default() })), "input_too_large"),
         (ask(&"A".repeat(65), None), "input_too_large"),

@@ -213,6 +213,55 @@ async fn a_stop_is_one_token_and_ends_the_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_text_over_several_tokens_ends_an_answer_and_is_never_shown() {
+    let node = start().await;
+    let asked = |prompt: char, stop: &Value, temperature: u32| {
+        json!({
+            "model": "writer", "prompt": prompt.to_string(), "temperature": temperature, "seed": 3,
+            "max_tokens": 30, "stop": stop,
+            "verification": {"nonce": format!("0x{:064x}", 5), "deadline_s": 4_000_000_000_u64},
+        })
+    };
+    let (mut prompt, mut text) = ('A', String::new());
+    while text.len() < 6 {
+        let (_, _, free) = post(&node, "/v1/completions", &asked(prompt, &Value::Null, 0)).await;
+        text = free["choices"][0]["text"].as_str().unwrap().to_owned();
+        prompt = if text.len() < 6 { char::from(prompt as u8 + 1) } else { prompt };
+    }
+    let stop: String = text.chars().skip(2).take(3).collect();
+    let before = text.split_once(&stop).unwrap().0;
+    for (body, want) in [
+        (asked(prompt, &json!([stop, "~~"]), 0), Some(before)),
+        (asked(prompt, &json!(stop), 0), Some(before)),
+        (asked(prompt, &json!([format!("{stop}{stop}"), "??"]), 2), None),
+    ] {
+        let (status, _, whole) = post(&node, "/v1/completions", &body).await;
+        assert_eq!(status, 200, "{whole}");
+        let choice = &whole["choices"][0];
+        if let Some(want) = want {
+            assert_eq!(
+                (choice["text"].as_str(), choice["finish_reason"].as_str()),
+                (Some(want), Some("stop"))
+            );
+            assert_eq!(whole["usage"]["completion_tokens"], before.len() + stop.len(), "{whole}");
+        }
+        let sampling = &whole["verification"]["sampling"];
+        assert!(!sampling["stopTexts"].as_array().unwrap().is_empty());
+        assert_eq!(sampling["stopTokens"].as_array().unwrap().len(), 1, "the model's own");
+        let mut streamed = body.clone();
+        streamed["stream"] = true.into();
+        let events = events(&node, "/v1/completions", &streamed).await;
+        let said: String =
+            events.iter().filter_map(|event| event["choices"][0]["text"].as_str()).collect();
+        assert_eq!(choice["text"], said);
+        let last = events.last().unwrap();
+        assert_eq!(last["choices"][0]["finish_reason"], choice["finish_reason"]);
+        assert_eq!(last["verification"]["output_hash"], whole["verification"]["output_hash"]);
+        assert_eq!(last["verification"]["sampling"], *sampling);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_built_is_refused_by_name() {
     let node = start().await;
     let chat = |extra: Value| {
@@ -233,7 +282,10 @@ async fn what_is_not_built_is_refused_by_name() {
             "unsupported_parameter",
             "response_format",
         ),
-        (chat(json!({"stop": "AB"})), "unsupported_parameter", "stop"),
+        (chat(json!({"stop": ""})), "bad_field", "stop"),
+        (chat(json!({"stop": ["AB", 3]})), "bad_field", "stop"),
+        (chat(json!({"stop": ["AB", "BC", "CD", "DE", "EF"]})), "input_too_large", "stop"),
+        (chat(json!({"stop": "A".repeat(257)})), "input_too_large", "stop"),
         (chat(json!({"stop": 3})), "bad_field", "stop"),
         (chat(json!({"stop": vec!["A"; 33]})), "input_too_large", "stop"),
         (chat(json!({"stop": "A".repeat(100_000)})), "input_too_large", "stop"),

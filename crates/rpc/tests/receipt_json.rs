@@ -116,7 +116,18 @@ fn settings_have_one_spelling() {
         Envelope::parse(&off.replace(settings, &format!("{settings},{extra}")))
     };
     assert!(with(r#""minPQ16":9"#).is_ok());
+    let texts = r#""stopTexts":["\n\nUser:","é"]"#;
+    let texted = with(texts).unwrap();
+    assert_eq!(texted.sampling.as_ref().unwrap().stop_texts(), ["\n\nUser:", "é"]);
+    assert!(texted.to_json().contains(texts) && !off.contains("stopTexts"));
+    assert_ne!(texted.sampling, drawing(0, 0).sampling);
     for wrong in [
+        r#""stopTexts":[]"#,
+        r#""stopTexts":null"#,
+        r#""stopTexts":[""]"#,
+        r#""stopTexts":["b","a"]"#,
+        r#""stopTexts":["a","a"]"#,
+        r#""stopTexts":["a","b","c","d","e"]"#,
         r#""minPQ16":0"#,
         r#""minPQ16":null"#,
         r#""minPQ16":-1"#,

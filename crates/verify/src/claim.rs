@@ -12,8 +12,8 @@ use alloc::borrow::Cow;
 use alloy_sol_types::{Eip712Domain, SolStruct};
 use hyperion_primitives::{Address, B256, ClaimDigest, Keccak, ModelId, RequestId, U256};
 pub use request::{
-    PENALISED_TOKENS_MAX, Request, RequestError, STOP_IDS_MAX, Sampling, sampling_hash, seed,
-    stop_hash,
+    PENALISED_TOKENS_MAX, Request, RequestError, STOP_IDS_MAX, STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX,
+    Sampling, sampling_hash, seed, stop_hash, text_stop_hash,
 };
 
 use crate::{

@@ -13,7 +13,7 @@ use hyperion_primitives::{
 };
 use hyperion_verify::{
     Formula, Manifest, OutputRows, Sampling, SignedClaim, abi,
-    claim::{sampling_hash, seed, stop_hash},
+    claim::{RequestError, sampling_hash, seed, stop_hash, text_stop_hash},
     log,
     receipt::{check_output, check_request},
     sign::{self, SigningKey},
@@ -161,6 +161,46 @@ fn settings_hash_under_their_own_tag_where_the_newer_ones_are_on() {
     assert_eq!(with(3277, 72_090), preimage(b"S2", &[3277, 72_090]));
     let pinned = "0xd5d522d41c071bd12d6f9ee54a8f519bdb70671b11e0e9c1318478e3ea168638";
     assert_eq!(with(3277, 72_090).to_string(), pinned);
+
+    // With texts that end the answer, whatever else is on.
+    let stop_text = |texts: &[&[u8]]| {
+        let mut all = b"ST1".to_vec();
+        for text in texts {
+            all.extend([0, text.len() as u8]);
+            all.extend(*text);
+        }
+        keccak256(&all)
+    };
+    let texts = ["\n\n", "User:", "é"];
+    let text_hash = text_stop_hash(&texts).unwrap();
+    assert_eq!(text_hash, stop_text(&[b"\n\n", b"User:", b"\xc3\xa9"]));
+    let texted = |min_p_q16, repetition_q16| {
+        let mut preimage = b"S3".to_vec();
+        [45_875, 40, 62_259, 6554, -3277, 256].iter().for_each(|n| preimage.extend(word(*n)));
+        preimage.extend(stop);
+        [i64::from(min_p_q16), 65_536.max(i64::from(repetition_q16))]
+            .iter()
+            .for_each(|n| preimage.extend(word(*n)));
+        preimage.extend(text_hash);
+        let sampling = Sampling { min_p_q16, repetition_q16, text_stop_hash: text_hash, ..base };
+        assert_eq!(sampling.hash(), keccak256(&preimage));
+        sampling.hash()
+    };
+    assert_ne!(texted(0, 0), texted(3277, 72_090));
+    let pinned = "0xe0adcdcc596a2ec11674856b142b5ba7c73471c8e070589d45901795d5bd8df7";
+    assert_eq!(texted(0, 0).to_string(), pinned);
+    assert_eq!(text_stop_hash(&[""; 0]), Ok(B256::ZERO));
+    let long = [b'a'; 257];
+    for (wrong, why) in [
+        (&[&b"b"[..], b"a"][..], RequestError::TextOrder { place: 1 }),
+        (&[b"a", b"a"], RequestError::TextOrder { place: 1 }),
+        (&[b""], RequestError::TextBytes { got: 0 }),
+        (&[&long], RequestError::TextBytes { got: 257 }),
+        (&[b"a", b"b", b"c", b"d", b"e"], RequestError::TextCount { got: 5 }),
+    ] {
+        assert_eq!(text_stop_hash(wrong), Err(why));
+    }
+    assert!(text_stop_hash(&[&long[..256]]).is_ok());
 
     let fits =
         |min_p_q16, repetition_q16| Sampling { min_p_q16, repetition_q16, ..base }.draw().is_some();

@@ -63,6 +63,7 @@ impl Draft {
         most: usize,
     ) -> Result<(Option<Context>, Vec<u32>), ModelError> {
         let mut sampler = running.sampler.clone();
+        let mut answer = running.tokens[running.prompt..].to_vec();
         let mut proposed = Vec::with_capacity(most);
         let mut unread = running.tokens[ahead.len() as usize..].to_vec();
         while proposed.len() < most {
@@ -76,7 +77,8 @@ impl Draft {
             };
             let token = sampler.next(&logits);
             proposed.push(token);
-            if running.drawing.stop_ids().binary_search(&token).is_ok() {
+            answer.push(token);
+            if running.drawing.ends(&answer) {
                 break;
             }
             unread = vec![token];

@@ -68,6 +68,9 @@ pub(super) struct Draws {
     /// Divide positive logits of tokens that prompt or answer hold by this, multiply others, 1/8 to 8; 1 changes nothing.
     #[arg(long, value_name = "R", default_value_t = 1.0)]
     repetition_penalty: f64,
+    /// End the answer at this text, which is not shown; may be repeated, up to 4 times.
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
 }
 
 /// How far to wait.
@@ -202,7 +205,7 @@ pub(super) async fn ask(arguments: &Arguments, domain: Domain) -> Result<()> {
 impl Draws {
     /// The likeliest token each time.
     const fn none() -> Self {
-        Self { temperature: 0.0, min_p: 0.0, repetition_penalty: 1.0 }
+        Self { temperature: 0.0, min_p: 0.0, repetition_penalty: 1.0, stop: Vec::new() }
     }
 
     /// Settings of an answer of so many tokens at most; `None` where nothing is asked for.
@@ -218,7 +221,7 @@ impl Draws {
             }
             bail!("--{name} {value}: want {want}")
         };
-        let Self { temperature, min_p, repetition_penalty } = *self;
+        let Self { temperature, min_p, repetition_penalty, ref stop } = *self;
         let want = "0, or above 0.01 and at most 100";
         let repetition_q16 =
             q16("repetition-penalty", repetition_penalty, (0.125, 8.0), "1/8 to 8")?;
@@ -227,6 +230,7 @@ impl Draws {
             tokens_max,
             min_p_q16: q16("min-p", min_p, (0.0, 1.0), "0 to 1")?,
             repetition_q16: if repetition_q16 == 65_536 { 0 } else { repetition_q16 },
+            stop_texts: stop.clone(),
             ..v1::Sampling::default()
         };
         Ok((sampling != v1::Sampling::default()).then_some(sampling))

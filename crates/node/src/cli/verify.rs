@@ -4,13 +4,17 @@ use std::{
     fs,
     io::Read as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, Result, bail};
-use hyperion_engine::Clock as _;
-use hyperion_model::{Decoder, Limits, Model, Prepared, Replay, Trust, replay};
+use hyperion_engine::{Clock as _, Drawing};
+use hyperion_model::{Decoder, Limits, Model, Prepared, Replay, Tokenizer, Trust, replay};
 use hyperion_ops::Backend;
-use hyperion_rpc::receipt_json::{Envelope, TensorData};
+use hyperion_rpc::{
+    receipt_json::{Envelope, TensorData},
+    writing::TextDecoder as _,
+};
 use hyperion_verify::{note::NoteKey, receipt};
 
 use super::{
@@ -173,15 +177,15 @@ fn recompute(envelope: &Envelope, arguments: &Arguments) -> Result<String> {
     for path in &arguments.models {
         let candidate = Model::open(path, Trust::Nothing)?;
         if candidate.id() == claim.model_id {
-            model = Some(candidate);
+            model = Some((Arc::new(candidate), Some(path.as_path())));
         }
     }
     let built_in = || {
         let mut all = [embedded::digits, embedded::pydoc].into_iter();
-        all.find_map(|one| Some(one().ok()?.model).filter(|model| model.id() == claim.model_id))
+        let found = all.find_map(|one| one().ok().filter(|one| one.model.id() == claim.model_id));
+        found.map(|one| (one.model, None))
     };
-    let model = model.map(std::sync::Arc::new).or_else(built_in);
-    let model = model.with_context(|| {
+    let (model, path) = model.or_else(built_in).with_context(|| {
         format!("model {} is needed; pass its file with --model", claim.model_id)
     })?;
     let macs = model.manifest().macs(claim.in_tokens, claim.out_tokens);
@@ -192,7 +196,8 @@ fn recompute(envelope: &Envelope, arguments: &Arguments) -> Result<String> {
     let mut device = devices::best_cpu(arguments.threads)?;
     let start_us = clock.now_us();
     if model.manifest().generator {
-        redraw(envelope, &model, device.as_mut(), data)?;
+        let drawing = drawing(envelope, &model, path)?;
+        redraw(envelope, &drawing, &model, device.as_mut(), data)?;
     } else {
         rerun(envelope, &model, device.as_mut(), data)?;
     }
@@ -213,30 +218,48 @@ fn rerun(envelope: &Envelope, model: &Model, device: &mut dyn Backend, input: &[
     Ok(())
 }
 
+/// How the receipt's answer was drawn; where texts end it, with what the model's tokens write, by the tokenizer beside its file.
+fn drawing(envelope: &Envelope, model: &Model, path: Option<&Path>) -> Result<Drawing> {
+    let drawing = envelope.sampling.clone();
+    let drawing = drawing.context("the receipt does not say how the answer was drawn")?;
+    if drawing.stop_texts().is_empty() {
+        return Ok(drawing);
+    }
+    let Some(path) = path else {
+        let text = embedded::pydoc()?.text.context("the built-in model has no tokenizer")?;
+        return Ok(drawing.with_token_bytes(text.token_bytes().map_err(anyhow::Error::msg)?));
+    };
+    let file = path.with_extension("tokenizer.json");
+    let tokenizer = Tokenizer::whole(&file).and_then(|one| one.for_model(model.tokenizer_hash()));
+    let tokenizer = tokenizer.with_context(|| {
+        let file = file.display();
+        format!("the answer has stop texts, which takes the model's tokenizer, {file}")
+    })?;
+    Ok(drawing.with_token_bytes(Arc::new(tokenizer.token_bytes()?)))
+}
+
 /// Draws every token of an answer anew, from one prefill of prompt and answer, and looks whether it ends where it has to.
 fn redraw(
     envelope: &Envelope,
+    drawing: &Drawing,
     model: &Model,
     device: &mut dyn Backend,
     input: &[u8],
 ) -> Result<()> {
     let claim = &envelope.claim.claim;
-    let drawing =
-        envelope.sampling.as_ref().context("the receipt does not say how the answer was drawn")?;
     let output = envelope.output.as_deref().context("the receipt holds no answer")?;
     let [TensorData { data: answer, .. }] = output else {
         bail!("the receipt holds {} outputs, want one", output.len())
     };
     let (prompt, answer) = (ids(input), ids(answer));
-    let last = *answer.last().context("the answer has no tokens")?;
-    let too_early = || !drawing.ends(claim.out_tokens, last);
-    let inner = &answer[..answer.len() - 1];
-    let ended_before =
-        inner.iter().position(|token| drawing.stop_ids().binary_search(token).is_ok());
+    if answer.is_empty() {
+        bail!("the answer has no tokens");
+    }
+    let ended_before = (1..answer.len()).position(|tokens| drawing.ends(&answer[..tokens]));
     if let Some(position) = ended_before {
         bail!("the answer goes on after its token {position}, which ends it");
     }
-    if too_early() || claim.out_tokens > drawing.tokens_max() {
+    if !drawing.ends(&answer) || claim.out_tokens > drawing.tokens_max() {
         bail!("the answer has {} tokens and does not end where its settings say", claim.out_tokens);
     }
     let positions = claim.in_tokens.saturating_add(claim.out_tokens);

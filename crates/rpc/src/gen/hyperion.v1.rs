@@ -112,6 +112,9 @@ pub struct Sampling {
     pub min_p_q16: u32,
     #[prost(uint32, tag = "9")]
     pub repetition_q16: u32,
+    /// the answer ends at the token that completes one
+    #[prost(string, repeated, tag = "10")]
+    pub stop_texts: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Tensor {

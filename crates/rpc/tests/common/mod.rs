@@ -126,6 +126,11 @@ impl TextDecoder for Signs {
         }
     }
 
+    fn token_bytes(&self) -> Result<Arc<hyperion_engine::TokenBytes>, String> {
+        let signs = (0..64).map(|id| self.decode(&[id]).unwrap());
+        Ok(Arc::new(hyperion_engine::TokenBytes::new(signs)))
+    }
+
     fn chat(&self, messages: &[Value], tools: Option<&Value>) -> Result<Vec<u32>, String> {
         if tools.is_some() {
             return Err("this model's chat template knows no tools".to_owned());

@@ -6,6 +6,12 @@ use crate::abi;
 /// Most end ids a request may name.
 pub const STOP_IDS_MAX: usize = 256;
 
+/// Most texts that end an answer.
+pub const STOP_TEXTS_MAX: usize = 4;
+
+/// Bytes of such a text at most.
+pub const STOP_TEXT_BYTES_MAX: usize = 256;
+
 /// What a requester asks for; its EIP-712 digest is the request's identity.
 ///
 /// One digest binds chain, contract, model, input, sampling, price cap and freshness at once, so nothing of it can be
@@ -95,6 +101,26 @@ pub enum RequestError {
         /// The ids given.
         got: usize,
     },
+    /// Too many texts that end an answer.
+    #[error("{got} stop texts, want {STOP_TEXTS_MAX} at most")]
+    TextCount {
+        /// The texts given.
+        got: usize,
+    },
+    /// A text that ends an answer is empty or too long.
+    #[error("a stop text of {got} bytes, want 1 to {STOP_TEXT_BYTES_MAX}")]
+    TextBytes {
+        /// Its bytes.
+        got: usize,
+    },
+    /// The texts that end an answer are not strictly ascending by their bytes.
+    #[error(
+        "stop text {place} is not behind the one before it; want them ascending by their bytes"
+    )]
+    TextOrder {
+        /// Place of the text found.
+        place: usize,
+    },
 }
 
 impl From<&Request> for abi::InferenceRequest {
@@ -141,6 +167,8 @@ pub struct Sampling {
     pub min_p_q16: u32,
     /// Divides or multiplies the logits of prompt and answer, Q16; 65,536, or 0: off.
     pub repetition_q16: u32,
+    /// [`text_stop_hash`] of the texts that end the answer; zero: none.
+    pub text_stop_hash: B256,
 }
 
 impl Sampling {
@@ -150,10 +178,17 @@ impl Sampling {
     }
 
     /// `K("S1" ‖ word temperature ‖ word top_k ‖ word top_p ‖ word frequency ‖ word presence ‖ word tokens_max ‖ stop_hash)`
-    /// where min-p and the repetition penalty are off, else `K("S2" ‖ the same seven ‖ word min_p ‖ word repetition)`.
+    /// where min-p and the repetition penalty are off and no text ends the answer,
+    /// `K("S2" ‖ the same seven ‖ word min_p ‖ word repetition)` where no text does, else
+    /// `K("S3" ‖ the same seven ‖ word min_p ‖ word repetition ‖ text_stop_hash)`.
     pub fn hash(&self) -> B256 {
-        let is_first = self.min_p_q16 == 0 && self.repetition() == 65_536;
-        let mut hasher = Keccak::tagged(if is_first { b"S1" } else { b"S2" });
+        let narrows = self.min_p_q16 != 0 || self.repetition() != 65_536;
+        let has_texts = !self.text_stop_hash.is_zero();
+        let mut hasher = Keccak::tagged(match (has_texts, narrows) {
+            (true, _) => b"S3",
+            (false, true) => b"S2",
+            (false, false) => b"S1",
+        });
         hasher
             .word(self.temperature_q16.into())
             .word(self.top_k.into())
@@ -162,8 +197,11 @@ impl Sampling {
             .signed_word(self.presence_q16.into())
             .word(self.tokens_max.into())
             .update(self.stop_hash);
-        if !is_first {
+        if narrows || has_texts {
             hasher.word(self.min_p_q16.into()).word(self.repetition().into());
+        }
+        if has_texts {
+            hasher.update(self.text_stop_hash);
         }
         hasher.finish()
     }
@@ -202,6 +240,34 @@ pub fn stop_hash(ids: &[u32]) -> Result<B256, RequestError> {
     let root =
         tensor_root_of(Dtype::U32, &[ids.len() as u64], ids.iter().map(|id| id.to_le_bytes()));
     Ok(root.map_or(B256::ZERO, |root| root.0))
+}
+
+/// `K("ST1" ‖ for each text: u16 length ‖ bytes)`, lengths big-endian, of the texts that end an answer; zero when there are none.
+///
+/// # Errors
+///
+/// When they are not strictly ascending by their bytes, more than [`STOP_TEXTS_MAX`], empty, or longer than
+/// [`STOP_TEXT_BYTES_MAX`].
+pub fn text_stop_hash(texts: &[impl AsRef<[u8]>]) -> Result<B256, RequestError> {
+    if texts.is_empty() {
+        return Ok(B256::ZERO);
+    }
+    if texts.len() > STOP_TEXTS_MAX {
+        return Err(RequestError::TextCount { got: texts.len() });
+    }
+    let mut hasher = Keccak::tagged(b"ST1");
+    for (place, text) in texts.iter().enumerate() {
+        let text = text.as_ref();
+        if place > 0 && texts[place - 1].as_ref() >= text {
+            return Err(RequestError::TextOrder { place });
+        }
+        let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
+        if text.is_empty() || text.len() > STOP_TEXT_BYTES_MAX {
+            return Err(RequestError::TextBytes { got: text.len() });
+        }
+        hasher.update(length.to_be_bytes()).update(text);
+    }
+    Ok(hasher.finish())
 }
 
 /// The seed rule: zero in mode 0, else `K("SD1" ‖ request id ‖ entropy)`.

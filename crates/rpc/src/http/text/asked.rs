@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::Shape;
 use crate::{
     answer::WaitFor,
-    convert::{Ask, Input},
+    convert::{Ask, Input, stop_texts},
     door::Door,
     r#gen::v1,
     http::verification::Terms,
@@ -191,6 +191,7 @@ fn sampling(
     if repetition_q16 == 0 && body.repetition_penalty.is_some() {
         return Err(Error::at(Code::SamplingInvalid, "repetition_penalty", "must be above 0"));
     }
+    let (stop_tokens, stop_texts) = stops(body.stop.as_ref(), writing, limits)?;
     Ok(v1::Sampling {
         temperature_q16: positive("temperature", body.temperature, advice.temperature_q16)?,
         top_k: if body.temperature.is_some() || body.top_p.is_some() { 0 } else { advice.top_k },
@@ -198,9 +199,10 @@ fn sampling(
         frequency_q16: signed("frequency_penalty", body.frequency_penalty)?,
         presence_q16: signed("presence_penalty", body.presence_penalty)?,
         tokens_max,
-        stop_tokens: stops(body.stop.as_ref(), writing, limits)?,
+        stop_tokens,
         min_p_q16: positive("min_p", body.min_p, 0)?,
         repetition_q16,
+        stop_texts,
     })
 }
 
@@ -214,30 +216,32 @@ fn q16(field: &'static str, value: f64) -> Result<i32, Error> {
     }
 }
 
-/// The ids of stop strings, with the model's own end ids; none where the caller names none.
-fn stops(stop: Option<&Value>, writing: &Writing, limits: &Limits) -> Result<Vec<u32>, Error> {
+/// Stop strings: those that are one token as ids, with the model's own end ids, and the others as texts; neither where the caller
+/// names none.
+fn stops(
+    stop: Option<&Value>,
+    writing: &Writing,
+    limits: &Limits,
+) -> Result<(Vec<u32>, Vec<String>), Error> {
     let wrong = || Error::bad_field("stop", "is a string or a list of strings");
     let strings = match stop {
-        None | Some(Value::Null) => return Ok(Vec::new()),
+        None | Some(Value::Null) => return Ok((Vec::new(), Vec::new())),
         Some(Value::Array(list)) => list.as_slice(),
         Some(one) => std::slice::from_ref(one),
     };
     at_most("stop", "strings", strings.len(), limits.stop_tokens_max)?;
-    let mut ids = writing.end_ids.clone();
+    let (mut ids, mut texts) = (writing.end_ids.clone(), Vec::new());
     for string in strings {
         let text = string.as_str().ok_or_else(wrong)?;
         // Looked up by the tokenizer, for which a long text is work, and no token is long.
-        at_most("stop", "bytes", text.len(), limits.name_bytes_max)?;
-        let id = writing.decoder.id(text).ok_or_else(|| {
-            let shown: String = text.chars().take(32).collect();
-            let why = format!(
-                "`{shown}` is not one token of this model: an answer ends at a token, which is what the claim can say"
-            );
-            Error::at(Code::UnsupportedParameter, "stop", why)
-        })?;
-        ids.push(id);
+        let id = if text.len() <= limits.name_bytes_max { writing.decoder.id(text) } else { None };
+        match id {
+            Some(id) => ids.push(id),
+            None => texts.push(text.to_owned()),
+        }
     }
-    Ok(ids)
+    stop_texts("stop", &texts)?;
+    Ok((ids, texts))
 }
 
 /// The seed of draws; at temperature 0 there are none, and a seed changes nothing.
