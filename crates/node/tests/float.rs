@@ -144,6 +144,7 @@ async fn a_node_answers_signs_and_logs_and_says_that_it_is_attested_only() {
     for (drawn, field) in [
         (v1::Sampling { min_p_q16: 1, ..v1::Sampling::default() }, "min_p_q16"),
         (v1::Sampling { repetition_q16: 70_000, ..v1::Sampling::default() }, "repetition_q16"),
+        (v1::Sampling { stop_texts: vec!["ab".into()], ..v1::Sampling::default() }, "stop_texts"),
     ] {
         let request = v1::InferRequest { sampling: Some(drawn), ..ask("chat", "w3") };
         let said = refused(request).await;

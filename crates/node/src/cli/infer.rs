@@ -14,7 +14,10 @@ use hyperion_rpc::{
     r#gen::v1,
     receipt_json::TensorData,
 };
-use hyperion_verify::Domain;
+use hyperion_verify::{
+    Domain,
+    claim::{STOP_TEXT_BYTES_MAX, STOP_TEXTS_MAX},
+};
 use rand::{TryRngCore as _, rngs::OsRng};
 
 use super::{Exit, out::say};
@@ -222,6 +225,12 @@ impl Draws {
             bail!("--{name} {value}: want {want}")
         };
         let Self { temperature, min_p, repetition_penalty, ref stop } = *self;
+        let fits = |text: &String| (1..=STOP_TEXT_BYTES_MAX).contains(&text.len());
+        if stop.len() > STOP_TEXTS_MAX || !stop.iter().all(fits) {
+            bail!(
+                "--stop: want {STOP_TEXTS_MAX} texts at most, of 1 to {STOP_TEXT_BYTES_MAX} bytes"
+            );
+        }
         let want = "0, or above 0.01 and at most 100";
         let repetition_q16 =
             q16("repetition-penalty", repetition_penalty, (0.125, 8.0), "1/8 to 8")?;
