@@ -63,7 +63,7 @@ pub(super) fn speed(bench: &Bench) -> Result<Measured> {
 fn decoder(bench: &Bench, shape: &str, checks: &mut Vec<Check>) -> Result<Value> {
     let file = bench.rust("generation", &["--gguf", "--shape", shape])?;
     let file = file["path"].as_str().context("`generation --gguf` names no file")?.to_owned();
-    let rounds = if bench.short { "3" } else { "9" };
+    let rounds = if bench.short { "3" } else { "5" };
     let (mut ours, mut llama) = (Vec::new(), Vec::new());
     for _ in 0..if bench.short { 1 } else { 2 } {
         ours.push(bench.rust("generation", &["--shape", shape, "--rounds", rounds])?);
