@@ -2,7 +2,7 @@
 //!
 //! No other answer of this crate is one that nobody can recompute: requests and claims are of tier 0, *attested only*
 //! (`docs/float.md`), and the node runs them apart from the engine, behind [`FloatServer`] in builds that have one.
-//! Surfaces do not tell them apart: a caller's [`AnyModel`] model becomes a [`Work`], which is answered or streamed.
+//! Surfaces do not tell them apart: a caller's `AnyModel` model becomes a `Work`, which is answered or streamed.
 
 use std::{fmt, sync::Arc};
 

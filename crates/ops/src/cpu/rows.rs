@@ -38,7 +38,7 @@ impl<'c> Shared<'c> {
     }
 }
 
-/// Runs one step on the rows of a part, [`ROWS`] at most.
+/// Runs one step on the rows of a part, [`ROWS`](super::worker::ROWS) at most.
 pub(super) fn run<K: Products>(
     k: K,
     shared: Shared<'_>,
