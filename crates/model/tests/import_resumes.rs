@@ -133,6 +133,8 @@ fn another_source_begins_anew() {
     let later = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_900_000_000);
     fs::File::options().write(true).open(path).unwrap().set_modified(later).unwrap();
     let (id, bytes) = case.whole();
+    // What a larger model left.
+    fs::write(case.path(), vec![7; bytes.len() + 1_000_000]).unwrap();
     assert_eq!(case.import(), id);
     assert_eq!(fs::read(case.path()).unwrap(), bytes);
 }

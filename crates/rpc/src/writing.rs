@@ -12,7 +12,8 @@ use crate::{
     status::{Code, Error},
 };
 
-/// What a model that generates needs at the edge. None of it is in the model's identity; the token ids are what is claimed.
+/// What a model that generates needs at the edge. Token ids are what is claimed; the tokenizer that they belong to is in the model's
+/// identity, chat template and advice are not.
 pub trait TextDecoder: Send + Sync + 'static {
     /// The text of token ids; special tokens have none.
     ///

@@ -55,7 +55,13 @@ impl Partial {
         let mut journal = File::create(self.journal())?;
         writeln!(journal, "{key}")?;
         let mut note = |op: u32, slot: u16, root: B256| writeln!(journal, "{op} {slot} {root}");
-        let file = (!known.is_empty()).then(|| File::open(&self.path)).transpose()?;
+        let file = if known.is_empty() {
+            // What is there is of no use, and may be longer than what comes.
+            self.file.set_len(0)?;
+            None
+        } else {
+            Some(File::open(&self.path)?)
+        };
         let kept = Kept { known, file, note: Some(&mut note) };
         let mut out = BufWriter::new(&self.file);
         let id = decoder.write(kept, &mut out, progress)?;
