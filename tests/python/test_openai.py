@@ -55,10 +55,10 @@ assert drawn.model_extra["verification"]["entropy"] == "0x" + f"{7:064x}"
 # vLLM's fields beside OpenAI's.
 narrow = client.chat.completions.create(
     model="pydoc", messages=messages, max_tokens=24, temperature=0.7, seed=7,
-    extra_body={"min_p": 0.05, "repetition_penalty": 1.1},
+    extra_body={"min_p": 0.05, "repetition_penalty": 1.1, "top_k": 40},
 )
 sampling = narrow.model_extra["verification"]["sampling"]
-assert (sampling["minPQ16"], sampling["repetitionQ16"]) == (3277, 72090), sampling
+assert (sampling["minPQ16"], sampling["repetitionQ16"], sampling["topK"]) == (3277, 72090, 40), sampling
 assert not {"minPQ16", "repetitionQ16"} & drawn.model_extra["verification"]["sampling"].keys()
 
 # Log probabilities, whole and in pieces, in both shapes; the tokens stay what they were.

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """The Open Inference Protocol as an unmodified Triton client sees it.
 
-    test_triton.py --grpc 127.0.0.1:8001 --digits digits --minilm minilm
+    test_triton.py --grpc 127.0.0.1:8001 --digits digits --minilm minilm --text pydoc
 
 Compares every message, field and method that the node declares with those of the tritonclient wheel, then
-asks a running node for digits and for an embedding and checks the claims that come with them. Each option
-may come from the environment instead: TEST_GRPC, TEST_DIGITS, TEST_MINILM. An empty model name skips that
-model and says so.
+asks a running node for digits, for an embedding and for text, whole and part by part, and checks the claims
+that come with them. Each option may come from the environment instead: TEST_GRPC, TEST_DIGITS, TEST_MINILM,
+TEST_TEXT. An empty model name skips that model and says so.
 """
 import argparse
 import os
@@ -202,15 +202,80 @@ def test_minilm(client, name):
     print(f"minilm        ok   near {near:.3f}, far {far:.3f}")
 
 
+def text_inputs(prompt, streaming):
+    text = triton.InferInput("text_input", [1], "BYTES")
+    text.set_data_from_numpy(np.array([prompt.encode()], dtype=object))
+    flag = triton.InferInput("streaming", [1], "BOOL")
+    flag.set_data_from_numpy(np.array([streaming]))
+    return [text, flag]
+
+
+def text_of(result, name="text_output"):
+    (element,) = result.as_numpy(name)
+    return element.decode()
+
+
+def test_text(client, name):
+    metadata = client.get_model_metadata(name)
+    assert [(i.name, i.datatype) for i in metadata.inputs] == [("text_input", "BYTES"), ("streaming", "BOOL")]
+    assert [o.name for o in metadata.outputs] == ["text_output", "finish_reason", "tokens"]
+    prompt = "The list.append() method"
+    drawn = {"max_tokens": 24, "temperature": 0.7, "top_p": 0.95, "top_k": 40, "seed": 7}
+    fixed = {"nonce": "0x" + "11" * 32, "deadline_s": 4_000_000_000}
+
+    whole = client.infer(name, text_inputs(prompt, False), parameters={**drawn, **fixed})
+    said, ids = text_of(whole), whole.as_numpy("tokens")
+    assert said and ids.dtype == np.uint32 and 1 <= len(ids) <= 24, (said, ids)
+    assert text_of(whole, "finish_reason") in ("stop", "length")
+    found = parameters_of(whole)
+    assert found["out_tokens"].int64_param == len(ids)
+    assert '"topPQ16":62259' in found["sampling"].string_param, found["sampling"]
+
+    # The same request in parts, and between two of them one that fails.
+    answers = []
+    client.start_stream(callback=lambda result, error: answers.append((result, error)))
+    ask = lambda name, more: client.async_stream_infer(
+        name, text_inputs(prompt, True), parameters={**drawn, **more}, enable_empty_final_response=True
+    )
+    ask(name, fixed)
+    ask("no-such-model", {})
+    ask(name, {})
+    client.stop_stream()
+    failed = [at for at, (_, error) in enumerate(answers) if error is not None]
+    assert len(failed) == 1 and "no-such-model" in str(answers[failed[0]][1]), answers
+    for parts in (answers[: failed[0]], answers[failed[0] + 1 :]):
+        parts = [result for result, _ in parts]
+        final = [part.get_response().parameters["triton_final_response"].bool_param for part in parts]
+        assert final == [False] * (len(parts) - 1) + [True], final
+        assert len(parts[-1].as_numpy("tokens")) == 0 and text_of(parts[-1]) == ""
+        assert text_of(parts[-1], "finish_reason") in ("stop", "length")
+        end = parameters_of(parts[-1])
+        count = sum(len(part.as_numpy("tokens")) for part in parts)
+        assert end["out_tokens"].int64_param == count
+        if end["claim_digest"].string_param == found["claim_digest"].string_param:
+            assert "".join(map(text_of, parts)) == said
+            assert np.concatenate([part.as_numpy("tokens") for part in parts]).tolist() == ids.tolist()
+    first, second = (parameters_of(answers[at][0]) for at in (failed[0] - 1, -1))
+    assert first["claim_digest"].string_param == found["claim_digest"].string_param
+    assert second["claim_digest"].string_param != found["claim_digest"].string_param
+
+    hot = {"temperature": 1000.0}
+    refused("too hot", lambda: client.infer(name, text_inputs(prompt, False), parameters=hot), "INVALID_ARGUMENT", "100")
+    one = lambda: client.infer(name, text_inputs(prompt, True))
+    refused("parts in one answer", one, "INVALID_ARGUMENT", "ModelStreamInfer")
+    print(f"text          ok   {len(ids)} tokens whole and in {failed[0]} parts: {said!r}")
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--grpc", default=os.environ.get("TEST_GRPC", "127.0.0.1:8001"))
     options.add_argument("--digits", default=os.environ.get("TEST_DIGITS", "digits"))
     options.add_argument("--minilm", default=os.environ.get("TEST_MINILM", "minilm"))
+    options.add_argument("--text", default=os.environ.get("TEST_TEXT", "pydoc"))
     options = options.parse_args()
 
     test_declarations()
-    models = [name for name in (options.digits, options.minilm) if name]
+    models = [name for name in (options.digits, options.minilm, options.text) if name]
     with triton.InferenceServerClient(options.grpc) as client:
         test_server(client, models)
         if options.digits:
@@ -223,6 +288,10 @@ def main():
             test_minilm(client, options.minilm)
         else:
             print("minilm        skipped: no model named")
+        if options.text:
+            test_text(client, options.text)
+        else:
+            print("text          skipped: no model named")
     return 0
 
 

@@ -143,8 +143,8 @@ impl Drawing {
         let sees = self.sampling.repetition() != 65_536;
         if sees && both > u64::from(PENALISED_TOKENS_MAX) {
             return Err(Invalid::Drawing(format!(
-                "a prompt of {in_tokens} tokens and an answer of {}: with a repetition penalty both have {PENALISED_TOKENS_MAX} \
-                 at most",
+                "a prompt of {in_tokens} tokens and an answer of {}: with a repetition penalty, the request's or the model's own, \
+                 both have {PENALISED_TOKENS_MAX} at most; a penalty of 1 is none",
                 self.tokens_max()
             )));
         }

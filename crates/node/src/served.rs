@@ -63,6 +63,8 @@ pub(crate) fn writing(text: &Arc<Text>, advice: Option<&Generation>) -> Writing 
             temperature_q16: draws.temperature_q16,
             top_k: draws.top_k,
             top_p_q16: draws.top_p_q16,
+            min_p_q16: draws.min_p_q16,
+            repetition_q16: draws.repetition_q16,
             ..Sampling::default()
         },
     }

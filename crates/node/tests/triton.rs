@@ -8,7 +8,7 @@ use std::{path::Path, process::Command};
 use common::{Home, minilm, python};
 
 #[test]
-fn tritonclient_reads_digits_and_embeddings_with_their_claims() {
+fn tritonclient_reads_digits_embeddings_and_text_with_their_claims() {
     let Some(python) = python() else { return };
     let home = Home::new();
     let mut arguments = vec!["--dev"];
@@ -23,6 +23,7 @@ fn tritonclient_reads_digits_and_embeddings_with_their_claims() {
     let output = Command::new(python)
         .arg(script)
         .args(["--grpc", &node.grpc(), "--digits", "digits", "--minilm", text_model])
+        .args(["--text", "pydoc"])
         .output()
         .unwrap();
     let (out, err) =

@@ -29,6 +29,7 @@ mod plain;
 mod receipt;
 pub mod receipt_json;
 pub mod serve;
+mod settings;
 pub mod status;
 pub mod tls;
 mod worker;

@@ -1,30 +1,37 @@
 //! The Open Inference Protocol, version 2, as unmodified Triton clients speak it.
 //!
 //! The models are the same, and so is the way to the engine ([`Door::job`]); a claim comes back in the response's
-//! parameters. What a message may hold is read in [`read`].
+//! parameters. What a message may hold is read in [`read`], what an answer holds stands in [`outputs`].
 
+mod outputs;
 mod read;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hyperion_engine::{Histogram, ModelInfo, ModelStats};
+use bytes::Bytes;
+use hyperion_engine::{Drawing, Histogram, ModelInfo, ModelStats};
 use hyperion_primitives::Dtype;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use self::{
+    outputs::{Output, Part},
+    read::Asked,
+};
 use crate::{
     answer::Answered,
     auth::{Area, Caller},
-    convert::{Form, input_form, output_bytes, output_form},
+    convert::{input_form, output_bytes},
     deadline::{self, Deadline},
-    door::Door,
+    door::{Door, Face},
     r#gen::inference::{
-        self as wire, infer_parameter::ParameterChoice, model_infer_response::InferOutputTensor,
-        model_metadata_response::TensorMetadata, repository_index_response::ModelIndex,
+        self as wire, infer_parameter::ParameterChoice, model_metadata_response::TensorMetadata,
+        repository_index_response::ModelIndex,
     },
-    lookup::output_rows,
+    receipt_json::SamplingJson,
     status::{Code, Error},
+    writing::{Delta, Deltas, Written},
 };
 
 /// `inference.GRPCInferenceService`.
@@ -39,67 +46,85 @@ const EXTENSIONS: [&str; 4] =
 
 /// Name of the input of a model that reads text.
 pub(crate) const TEXT_INPUT: &str = "text_input";
+/// Name of the input that asks for an answer part by part.
+const STREAMING_INPUT: &str = "streaming";
+
+/// Answers of a stream, as they come.
+type Answers = mpsc::Sender<Result<wire::ModelStreamInferResponse, Status>>;
 
 impl OpenInference {
     pub(crate) const fn new(door: Arc<Door>) -> Self {
         Self { door }
     }
 
+    /// Answers a request. The text of a generator goes to `parts` as it comes, where the request asks for that; what is returned then
+    /// is the end of it, with the claim.
     async fn infer(
         &self,
         asked: wire::ModelInferRequest,
         caller: &Caller,
         deadline: Deadline,
+        parts: Option<&Answers>,
     ) -> Result<wire::ModelInferResponse, Error> {
         let since_us = self.door.clock.now_us();
         let name = asked.model_name.clone();
-        let work = async {
-            let (id, model_name) = (asked.id.clone(), asked.model_name.clone());
-            let model = self.model(&asked.model_name, &asked.model_version)?;
-            let (ask, wait) = read::ask(&self.door, model, asked)?;
-            let job = self.door.job(ask, caller, deadline).await?;
-            let answered = self.door.answer(job, wait, caller).await?;
-            Ok(self.response(id, model_name, &answered))
-        };
-        let outcome = deadline.race(work).await;
+        let outcome = deadline.race(self.answered(asked, caller, deadline, parts)).await;
         self.door.observe("oip", &name, since_us, &outcome);
         outcome
     }
 
-    fn response(
+    async fn answered(
         &self,
-        id: String,
-        model_name: String,
-        answered: &Answered,
-    ) -> wire::ModelInferResponse {
-        let answer = &answered.answer;
-        let model = answer.request.model_id;
-        let claim = answer.digest.to_string();
-        let mut parameters = BTreeMap::from([
-            text("receipt_url", format!("/v1/receipts/{claim}")),
-            text("claim_digest", claim),
-            text("request_id", answer.claim.claim.request_id.to_string()),
-            text("model_id", model.to_string()),
-            text("output_hash", answer.claim.claim.output_hash.to_string()),
-            int("reached", answered.reached.into()),
-        ]);
-        if let Some(place) = &answered.place {
-            parameters.extend([int("log_index", i64::try_from(place.index).unwrap_or(i64::MAX))]);
-        }
-        let output = InferOutputTensor {
-            name: self.door.face(model).output.clone(),
-            datatype: datatype(answer.output.dtype).to_owned(),
-            shape: answer.output.dims.iter().map(|dim| i64::try_from(*dim).unwrap_or(0)).collect(),
-            ..InferOutputTensor::default()
+        asked: wire::ModelInferRequest,
+        caller: &Caller,
+        deadline: Deadline,
+        parts: Option<&Answers>,
+    ) -> Result<wire::ModelInferResponse, Error> {
+        let model = self.model(&asked.model_name, &asked.model_version)?;
+        let face = self.door.face(model.id);
+        let mut response = wire::ModelInferResponse {
+            id: asked.id.clone(),
+            model_name: asked.model_name.clone(),
+            model_version: model.id.to_string(),
+            ..wire::ModelInferResponse::default()
         };
-        wire::ModelInferResponse {
-            model_name,
-            model_version: model.to_string(),
-            id,
-            parameters,
-            outputs: vec![output],
-            raw_output_contents: vec![output_bytes(answer)],
+        let Asked { ask, wait, outputs, is_streamed } = read::ask(&self.door, model, asked)?;
+        let parts = match parts {
+            None if is_streamed => {
+                let text = "an answer comes part by part over ModelStreamInfer only";
+                return Err(Error::bad_field("inputs.streaming", text));
+            }
+            parts => parts.filter(|_| is_streamed),
+        };
+        let job = self.door.job(ask, caller, deadline).await?;
+        let drawing = job.drawing().cloned();
+        let answered = match (parts, &drawing) {
+            (Some(parts), Some(drawing)) => {
+                let mut deltas = Deltas::new(face, drawing.clone(), 0);
+                let part = |delta| Ok(part(response.clone(), face, &outputs, &delta));
+                self.door.stream(job, wait, caller, &mut deltas, (parts, part)).await?
+            }
+            _ => self.door.answer(job, wait, caller).await?,
+        };
+        response.parameters = parameters(&answered, drawing.as_ref());
+        let output = &answered.answer.output;
+        let written = match &drawing {
+            Some(drawing) => Some(Written::new(face, drawing, &output.data)?),
+            None => None,
+        };
+        let mut whole = Part {
+            dtype: output.dtype,
+            dims: output.dims,
+            data: output_bytes(&answered.answer),
+            text: written.as_ref().map_or("", |written| &written.text),
+            finish_reason: written.as_ref().map_or("", |written| written.finish_reason),
+        };
+        if parts.is_some() {
+            // All of it has been sent.
+            (whole.dims, whole.data, whole.text) = ([0, 1], Bytes::new(), "");
         }
+        outputs::fill(&mut response, face, &outputs, &whole);
+        Ok(response)
     }
 
     /// One request of a stream. What goes wrong is said inside the answer, and the stream goes on.
@@ -107,6 +132,7 @@ impl OpenInference {
         &self,
         asked: wire::ModelInferRequest,
         caller: &Caller,
+        answers: &Answers,
     ) -> wire::ModelStreamInferResponse {
         let named = wire::ModelInferResponse {
             id: asked.id.clone(),
@@ -114,13 +140,13 @@ impl OpenInference {
             model_version: asked.model_version.clone(),
             ..wire::ModelInferResponse::default()
         };
-        let deadline = Deadline::after(self.door.limits.unary_deadline);
-        let (error_message, mut response) = match self.infer(asked, caller, deadline).await {
+        let deadline = Deadline::after(self.door.limits.stream_deadline);
+        let outcome = self.infer(asked, caller, deadline, Some(answers)).await;
+        let (error_message, mut response) = match outcome {
             Ok(response) => (String::new(), response),
             Err(error) => (format!("{}: {error}", error.code().row().name), named),
         };
-        let last = ParameterChoice::BoolParam(true);
-        response.parameters.extend([parameter("triton_final_response", last)]);
+        response.parameters.extend([is_final(true)]);
         wire::ModelStreamInferResponse { error_message, infer_response: Some(response) }
     }
 
@@ -137,26 +163,26 @@ impl OpenInference {
     fn metadata(&self, name: &str, version: &str) -> Result<wire::ModelMetadataResponse, Error> {
         let model = self.model(name, version)?;
         let face = self.door.face(model.id);
-        let tensor = |name: &str, form: Form, rows: i64| TensorMetadata {
+        let tensor = |name: &str, datatype: &str, shape: Vec<i64>| TensorMetadata {
             name: name.to_owned(),
-            datatype: datatype(form.dtype).to_owned(),
-            shape: vec![rows, i64::try_from(form.width).unwrap_or(i64::MAX)],
+            datatype: datatype.to_owned(),
+            shape,
         };
-        let input = if face.text.is_some() {
-            TensorMetadata {
-                name: TEXT_INPUT.to_owned(),
-                datatype: "BYTES".to_owned(),
-                shape: vec![1],
-            }
-        } else {
-            tensor(&face.input, input_form(&model), -1)
-        };
+        let form = input_form(&model);
+        let width = i64::try_from(form.width).unwrap_or(i64::MAX);
+        let mut inputs = vec![match face.text {
+            Some(_) => tensor(TEXT_INPUT, "BYTES", vec![1]),
+            None => tensor(&face.input, datatype(form.dtype), vec![-1, width]),
+        }];
+        if face.writing.is_some() {
+            inputs.push(tensor(STREAMING_INPUT, "BOOL", vec![1]));
+        }
         Ok(wire::ModelMetadataResponse {
             name: name.to_owned(),
             versions: vec![model.id.to_string()],
             platform: "hyperion_int8".to_owned(),
-            inputs: vec![input],
-            outputs: vec![tensor(&face.output, output_form(&model), output_rows(&model))],
+            inputs,
+            outputs: Output::metadata(face, &model),
         })
     }
 
@@ -228,6 +254,62 @@ fn statistics_of(model: &ModelInfo, stats: &ModelStats) -> wire::ModelStatistics
         }),
         batch_stats: Vec::new(),
     }
+}
+
+/// What is told beside an answer: its claim, and how it was drawn.
+fn parameters(
+    answered: &Answered,
+    drawing: Option<&Drawing>,
+) -> BTreeMap<String, wire::InferParameter> {
+    let answer = &answered.answer;
+    let claim = &answer.claim.claim;
+    let digest = answer.digest.to_string();
+    let mut parameters = BTreeMap::from([
+        text("receipt_url", format!("/v1/receipts/{digest}")),
+        text("claim_digest", digest),
+        text("request_id", claim.request_id.to_string()),
+        text("model_id", claim.model_id.to_string()),
+        text("output_hash", claim.output_hash.to_string()),
+        int("reached", answered.reached.into()),
+    ]);
+    if let Some(place) = &answered.place {
+        parameters.extend([int("log_index", i64::try_from(place.index).unwrap_or(i64::MAX))]);
+    }
+    if let Some(drawing) = drawing {
+        let spelled = serde_json::to_string(&SamplingJson::from(drawing));
+        parameters.extend([
+            text("sampling", spelled.expect("numbers and texts")),
+            text("seed", claim.seed.to_string()),
+            text("entropy", answer.request.entropy.to_string()),
+            int("in_tokens", claim.in_tokens.into()),
+            int("out_tokens", claim.out_tokens.into()),
+        ]);
+    }
+    parameters
+}
+
+/// Part of an answer, in a response that says whose it is.
+fn part(
+    mut response: wire::ModelInferResponse,
+    face: &Face,
+    outputs: &[Output],
+    delta: &Delta,
+) -> wire::ModelStreamInferResponse {
+    let part = Part {
+        dtype: Dtype::U32,
+        dims: [delta.tokens.len() as u64, 1],
+        data: delta.tokens.iter().flat_map(|token| token.to_le_bytes()).collect(),
+        text: &delta.text,
+        finish_reason: "",
+    };
+    outputs::fill(&mut response, face, outputs, &part);
+    response.parameters.extend([is_final(false)]);
+    wire::ModelStreamInferResponse { error_message: String::new(), infer_response: Some(response) }
+}
+
+/// Whether more is to come for the same request.
+fn is_final(is_final: bool) -> (String, wire::InferParameter) {
+    parameter("triton_final_response", ParameterChoice::BoolParam(is_final))
 }
 
 /// The protocol's name of an element type.
@@ -309,7 +391,7 @@ impl wire::grpc_inference_service_server::GrpcInferenceService for OpenInference
     ) -> Result<Response<wire::ModelInferResponse>, Status> {
         let caller = self.door.admit(&request, Area::Infer)?;
         let deadline = Deadline::of(&request, self.door.limits.unary_deadline);
-        Ok(Response::new(self.infer(request.into_inner(), &caller, deadline).await?))
+        Ok(Response::new(self.infer(request.into_inner(), &caller, deadline, None).await?))
     }
 
     type ModelStreamInferStream = ReceiverStream<Result<wire::ModelStreamInferResponse, Status>>;
@@ -326,7 +408,7 @@ impl wire::grpc_inference_service_server::GrpcInferenceService for OpenInference
         tokio::spawn(async move {
             let serve = async {
                 while let Some(asked) = asked.message().await? {
-                    let answer = service.one_of_stream(asked, &caller).await;
+                    let answer = service.one_of_stream(asked, &caller, &answers).await;
                     if answers.send(Ok(answer)).await.is_err() {
                         break;
                     }

@@ -326,7 +326,7 @@ async fn what_is_wrong_is_named() {
             "input_shape",
             "one text",
         ),
-        ("streaming", asks_for_streaming, Code::InvalidArgument, "input_shape", "one tensor"),
+        ("streaming", asks_for_streaming, Code::InvalidArgument, "bad_field", "inputs.streaming"),
         (
             "sampling",
             with("temperature", DoubleParam(0.7)),

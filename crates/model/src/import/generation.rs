@@ -90,6 +90,10 @@ struct Beside {
     top_k: u32,
     #[serde(rename = "topPQ16")]
     top_p_q16: u32,
+    #[serde(rename = "minPQ16", default)]
+    min_p_q16: u32,
+    #[serde(default = "off")]
+    repetition_q16: u32,
     chat_template: Option<String>,
     begin_text: Option<String>,
     end_text: Option<String>,
@@ -104,6 +108,13 @@ struct Config {
     temperature: Option<Number>,
     top_k: Option<u32>,
     top_p: Option<Number>,
+    min_p: Option<Number>,
+    repetition_penalty: Option<Number>,
+}
+
+/// A repetition penalty that changes nothing.
+const fn off() -> u32 {
+    Sampling::GREEDY.repetition_q16
 }
 
 #[derive(Debug, Deserialize)]
@@ -111,6 +122,23 @@ struct Config {
 enum Ids {
     One(u32),
     Many(Vec<u32>),
+}
+
+impl Config {
+    /// Settings in the sampler's numbers; `None` when one is out of range.
+    fn sampling(&self) -> Option<Sampling> {
+        let share =
+            |number: &Option<Number>, otherwise| number.as_ref().map_or(Some(otherwise), q16);
+        let draws = if self.do_sample {
+            let temperature = share(&self.temperature, 1 << 16)?;
+            let top_p = share(&self.top_p, 1 << 16)?;
+            let draws = Sampling::new(temperature, self.top_k.unwrap_or(0), top_p, 0, 0)?;
+            draws.min_p(share(&self.min_p, 0)?)?
+        } else {
+            Sampling::GREEDY
+        };
+        draws.repetition(share(&self.repetition_penalty, off())?)
+    }
 }
 
 impl Generation {
@@ -123,6 +151,11 @@ impl Generation {
         let path = folder.join("generation_config.json");
         let own: Config = optional(&path)?.unwrap_or_default();
         let model: Config = optional(&folder.join("config.json"))?.unwrap_or_default();
+        let sampling = own.sampling().ok_or_else(|| {
+            let what = "want a temperature of 0 or 0.01 to 100, top_p above 0 to 1, min_p of 0 to 1, and a \
+                        repetition_penalty of 1/8 to 8";
+            ImportError::Format { path, what: what.to_owned() }
+        })?;
         let mut end_ids = match own.eos_token_id.or(model.eos_token_id) {
             None => Vec::new(),
             Some(Ids::One(id)) => vec![id],
@@ -130,19 +163,6 @@ impl Generation {
         };
         end_ids.sort_unstable();
         end_ids.dedup();
-        let sampling = if own.do_sample {
-            let temperature = own.temperature.as_ref().map_or(Some(1 << 16), q16);
-            let top_p = own.top_p.as_ref().map_or(Some(1 << 16), q16);
-            let sampling = temperature.zip(top_p).and_then(|(temperature, top_p)| {
-                Sampling::new(temperature, own.top_k.unwrap_or(0), top_p, 0, 0)
-            });
-            sampling.ok_or_else(|| {
-                let what = "temperature is not 0 or 0.01 to 100, or top_p not above 0 to 1";
-                ImportError::Format { path, what: what.to_owned() }
-            })?
-        } else {
-            Sampling::GREEDY
-        };
         let chat: ChatConfig = optional(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
         let path = folder.join("chat_template.jinja");
         let chat_template = if path.is_file() {
@@ -169,6 +189,8 @@ impl Generation {
             temperature_q16: self.sampling.temperature_q16,
             top_k: self.sampling.top_k,
             top_p_q16: self.sampling.top_p_q16,
+            min_p_q16: self.sampling.min_p_q16,
+            repetition_q16: self.sampling.repetition_q16,
             chat_template: self.chat_template.clone(),
             begin_text: self.begin_text.clone(),
             end_text: self.end_text.clone(),
@@ -184,10 +206,12 @@ impl Generation {
     pub fn beside(path: &Path) -> Result<Option<Self>, ImportError> {
         let Some(beside) = optional::<Beside>(path)? else { return Ok(None) };
         let Beside { temperature_q16, top_k, top_p_q16, .. } = beside;
-        let sampling = Sampling::new(temperature_q16, top_k, top_p_q16, 0, 0);
+        let sampling = Sampling::new(temperature_q16, top_k, top_p_q16, 0, 0)
+            .and_then(|sampling| sampling.min_p(beside.min_p_q16))
+            .and_then(|sampling| sampling.repetition(beside.repetition_q16));
         let sampling = sampling.ok_or_else(|| ImportError::Format {
             path: path.to_path_buf(),
-            what: "temperatureQ16 or topPQ16 is out of range".to_owned(),
+            what: "temperatureQ16, topPQ16, minPQ16 or repetitionQ16 is out of range".to_owned(),
         })?;
         Ok(Some(Self {
             begin_id: beside.begin_id,
@@ -229,8 +253,36 @@ mod tests {
         assert_eq!(own.end_ids, [7, 9]);
         assert_eq!(own.sampling, Sampling::new(39_322, 0, 58_982, 0, 0).unwrap());
 
-        put("generation_config.json", r#"{"do_sample": true, "temperature": 1000}"#);
-        assert!(Generation::of(folder.path()).is_err());
+        // A penalty counts whether or not tokens are drawn, what narrows a draw only where they are.
+        let text = r#"{"do_sample": true, "min_p": 0.05, "repetition_penalty": 1.1}"#;
+        put("generation_config.json", text);
+        let drawn = Generation::of(folder.path()).unwrap().sampling;
+        let want = Sampling::new(1 << 16, 0, 1 << 16, 0, 0).unwrap();
+        assert_eq!(drawn, want.min_p(3_277).unwrap().repetition(72_090).unwrap());
+        put("generation_config.json", r#"{"min_p": 0.05, "repetition_penalty": 1.1}"#);
+        let greedy = Generation::of(folder.path()).unwrap().sampling;
+        assert_eq!(greedy, Sampling::GREEDY.repetition(72_090).unwrap());
+
+        for text in [
+            r#"{"do_sample": true, "temperature": 1000}"#,
+            r#"{"do_sample": true, "min_p": 1.5}"#,
+            r#"{"repetition_penalty": 0}"#,
+            r#"{"repetition_penalty": 9}"#,
+        ] {
+            put("generation_config.json", text);
+            assert!(Generation::of(folder.path()).is_err(), "{text}");
+        }
+    }
+
+    /// A file's JSON without some members.
+    fn advice_without(members: &[&str], path: &Path) -> String {
+        let mut object: serde_json::Value =
+            serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+        let object = object.as_object_mut().unwrap();
+        for member in members {
+            assert!(object.remove(*member).is_some(), "{member}");
+        }
+        serde_json::to_string(object).unwrap()
     }
 
     #[test]
@@ -241,6 +293,10 @@ mod tests {
         let text = r#"{"chat_template": [{"name": "default", "template": "{{ a }}"}, {"name": "b", "template": ""}],
                        "bos_token": {"content": "<s>"}, "eos_token": "</s>", "model_max_length": 1}"#;
         put("tokenizer_config.json", text);
+        put(
+            "generation_config.json",
+            r#"{"do_sample": true, "min_p": 0.1, "repetition_penalty": 1.5}"#,
+        );
         let advice = Generation::of(folder.path()).unwrap();
         assert_eq!(advice.chat_template.as_deref(), Some("{{ a }}"));
         let texts = (advice.begin_text.as_deref(), advice.end_text.as_deref());
@@ -253,6 +309,11 @@ mod tests {
         let path = folder.path().join("beside.json");
         assert_eq!(Generation::beside(&path).unwrap(), Some(advice));
         assert_eq!(Generation::beside(&folder.path().join("none.json")).unwrap(), None);
+        // Files of before there were these two settings.
+        let older = advice_without(&["minPQ16", "repetitionQ16"], &path);
+        put("beside.json", &older);
+        let sampling = Generation::beside(&path).unwrap().unwrap().sampling;
+        assert_eq!(sampling, Sampling::new(1 << 16, 0, 1 << 16, 0, 0).unwrap());
         put("beside.json", r#"{"endIds": []}"#);
         assert!(Generation::beside(&path).is_err());
     }

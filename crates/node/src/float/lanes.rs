@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use hyperion_engine::{Answer, ClaimSink as _, Clock as _, Drawing, Pushback, Signer as _, Tensor};
 use hyperion_float::{Ending, Facts, Generation, Kind, Options};
 use hyperion_model::{Tokenizer, import::generation::Generation as Advice};
+use hyperion_ops::Sampling as Draws;
 use hyperion_primitives::{B256, Dtype, ModelId, RequestId};
 use hyperion_rpc::{
     door::Face,
@@ -154,6 +155,9 @@ fn face(folder: &Path, facts: &Facts) -> Result<Face> {
                 advice.end_ids.clone_from(&facts.advice.end_ids);
             }
             advice.chat_template = advice.chat_template.or(facts.advice.chat_template.clone());
+            // Not built for models in floating point, which refuse them.
+            advice.sampling.min_p_q16 = Draws::GREEDY.min_p_q16;
+            advice.sampling.repetition_q16 = Draws::GREEDY.repetition_q16;
             let text = Arc::new(Text::new(Tokenizer::whole(file)?, &advice)?);
             let writing = Some(writing(&text, Some(&advice)));
             Ok(Face { text: Some(text), writing, ..plain })

@@ -7,7 +7,7 @@ use hyperion_engine::ModelInfo;
 use hyperion_primitives::{Address, Dtype, U256};
 use hyperion_verify::Request;
 
-use super::{TEXT_INPUT, datatype};
+use super::{STREAMING_INPUT, TEXT_INPUT, datatype, outputs::Output};
 use crate::{
     answer::WaitFor,
     blob::Blob,
@@ -20,29 +20,41 @@ use crate::{
     },
     limits::{Limits, at_most},
     plain,
+    settings::{Settings, seeded},
     status::{Code, Error},
 };
 
-/// A request of the protocol as every surface asks.
-pub(super) fn ask(
-    door: &Door,
-    model: ModelInfo,
-    asked: ModelInferRequest,
-) -> Result<(Ask, WaitFor), Error> {
+/// A request of the protocol, read.
+pub(super) struct Asked {
+    /// As every surface asks.
+    pub(super) ask: Ask,
+    pub(super) wait: WaitFor,
+    /// What the answer is to hold.
+    pub(super) outputs: Vec<Output>,
+    /// Whether the answer is to come part by part.
+    pub(super) is_streamed: bool,
+}
+
+/// Reads a request.
+pub(super) fn ask(door: &Door, model: ModelInfo, asked: ModelInferRequest) -> Result<Asked, Error> {
     let limits = &door.limits;
     let face = door.face(model.id);
     at_most("inputs", "tensors", asked.inputs.len(), limits.tensors_max)?;
     at_most("outputs", "tensors", asked.outputs.len(), limits.tensors_max)?;
     at_most("id", "bytes", asked.id.len(), limits.name_bytes_max)?;
-    if let Some(other) = asked.outputs.iter().find(|output| output.name != face.output) {
-        let text =
-            format!("the model has no output `{}`, only `{}`", short(&other.name), face.output);
-        return Err(Error::bad_field("outputs", text));
-    }
-    let terms = Terms::of(&asked.parameters)?;
+    let outputs = Output::wanted(face, &asked.outputs)?;
+    let mut terms = Terms::of(&asked.parameters, face.writing.is_some())?;
     let mut inputs = contents(asked.inputs, asked.raw_input_contents, limits)?;
+    let mut is_streamed = false;
     if face.text.is_some() {
-        inputs.retain(|input| input.name != "streaming" || input.asks_for_streaming());
+        let streaming = inputs.iter().position(|input| input.name == STREAMING_INPUT);
+        if let Some(at) = streaming {
+            is_streamed = inputs.remove(at).flag()?;
+        }
+        if is_streamed && face.writing.is_none() {
+            let text = "the model generates no text, so its answer has one part";
+            return Err(Error::bad_field("inputs.streaming", text));
+        }
     }
     let [input] = <[_; 1]>::try_from(inputs).map_err(|inputs| {
         let text = format!("the model reads one tensor, {} came", inputs.len());
@@ -57,15 +69,22 @@ pub(super) fn ask(
             format!("the model has no input `{}`, only `{}`", short(&input.name), face.input);
         return Err(Error::bad_field("inputs", text));
     };
+    let sampling = match &face.writing {
+        Some(writing) => Some(terms.settings.sampling(writing, limits)?),
+        None => None,
+    };
+    if let Some(sampling) = &sampling {
+        terms.request = seeded(terms.request, terms.seed, sampling.temperature_q16);
+    }
     let ask = Ask {
         model: AnyModel::Exact(model),
         input,
-        sampling: None,
+        sampling,
         request: terms.request,
         signature: terms.signature,
         logprobs: false,
     };
-    Ok((ask, terms.wait))
+    Ok(Asked { ask, wait: terms.wait, outputs, is_streamed })
 }
 
 /// One input with its contents, wherever they stood.
@@ -125,13 +144,24 @@ fn contents(
 }
 
 impl Named {
-    /// The input `streaming` of text models: anything but a plain "no" is kept, and then refused.
-    fn asks_for_streaming(&self) -> bool {
-        let no = match &self.contents {
-            Contents::Raw(raw) => raw[..] == [0],
-            Contents::Typed(typed) => typed.bool_contents == [false],
+    /// The one element of a BOOL tensor.
+    fn flag(self) -> Result<bool, Error> {
+        let element = match &self.contents {
+            Contents::Raw(raw) => match raw[..] {
+                [0] => Some(false),
+                [1] => Some(true),
+                _ => None,
+            },
+            Contents::Typed(typed) => match typed.bool_contents[..] {
+                [flag] => Some(flag),
+                _ => None,
+            },
         };
-        self.datatype != "BOOL" || !no
+        let one = self.datatype == "BOOL" && self.shape.iter().all(|dim| *dim == 1);
+        element.filter(|_| one).ok_or_else(|| {
+            let text = "want one BOOL, shape [1]; raw, it is a byte of 0 or 1";
+            Error::bad_field("inputs.streaming", text)
+        })
     }
 
     /// The one text of a BYTES tensor.
@@ -228,16 +258,72 @@ struct Terms {
     request: Request,
     signature: Option<[u8; 65]>,
     wait: WaitFor,
+    settings: Settings,
+    seed: Option<i64>,
 }
 
 impl Terms {
-    fn of(parameters: &BTreeMap<String, InferParameter>) -> Result<Self, Error> {
-        let mut terms =
-            Self { request: Request::default(), signature: None, wait: WaitFor::Signed };
+    fn of(parameters: &BTreeMap<String, InferParameter>, draws: bool) -> Result<Self, Error> {
+        let mut terms = Self {
+            request: Request::default(),
+            signature: None,
+            wait: WaitFor::Signed,
+            settings: Settings::default(),
+            seed: None,
+        };
         for (name, parameter) in parameters {
-            terms.take(name, parameter.parameter_choice.as_ref())?;
+            let value = parameter.parameter_choice.as_ref();
+            if !terms.set(name, value)? {
+                terms.take(name, value)?;
+            } else if !draws {
+                let text = "the model draws nothing: sampling must be left out";
+                return Err(Error::at(Code::SamplingInvalid, format!("parameters.{name}"), text));
+            }
         }
         Ok(terms)
+    }
+
+    /// Takes a setting of draws; whether it is one.
+    fn set(&mut self, name: &str, value: Option<&ParameterChoice>) -> Result<bool, Error> {
+        let wrong = |what: &str| {
+            Error::at(Code::SamplingInvalid, format!("parameters.{name}"), format!("is {what}"))
+        };
+        let settings = &mut self.settings;
+        let place = match name {
+            "temperature" => &mut settings.temperature,
+            "top_p" => &mut settings.top_p,
+            "min_p" => &mut settings.min_p,
+            "frequency_penalty" => &mut settings.frequency_penalty,
+            "presence_penalty" => &mut settings.presence_penalty,
+            "repetition_penalty" => &mut settings.repetition_penalty,
+            "top_k" | "max_tokens" => {
+                let most = unsigned(value).and_then(|most| u32::try_from(most).ok());
+                if name == "top_k" {
+                    settings.top_k = Some(most.ok_or_else(|| wrong("a number of tokens"))?);
+                } else {
+                    let most = most.filter(|most| *most > 0);
+                    settings.tokens_max =
+                        most.ok_or_else(|| wrong("a number of tokens above 0"))?;
+                }
+                return Ok(true);
+            }
+            "seed" => {
+                let seed = match value {
+                    Some(ParameterChoice::Int64Param(seed)) => Some(*seed),
+                    _ => unsigned(value).and_then(|seed| i64::try_from(seed).ok()),
+                };
+                self.seed = Some(seed.ok_or_else(|| wrong("a signed integer of 64 bits"))?);
+                return Ok(true);
+            }
+            "stop" => {
+                let text = string(value).ok_or_else(|| wrong("one text"))?;
+                settings.stop = Some(vec![text.to_owned()]);
+                return Ok(true);
+            }
+            _ => return Ok(false),
+        };
+        *place = Some(number(value).ok_or_else(|| wrong("a number"))?);
+        Ok(true)
     }
 
     fn take(&mut self, name: &str, value: Option<&ParameterChoice>) -> Result<(), Error> {
@@ -273,11 +359,7 @@ impl Terms {
                     signature.ok_or_else(|| wanted("0x and 130 lower-case hex digits"))?;
                 self.signature = Some(signature);
             }
-            "max_tokens" | "temperature" | "top_p" | "top_k" | "seed" => {
-                let text = "the model draws nothing: sampling must be left out";
-                return Err(Error::at(Code::SamplingInvalid, field(), text));
-            }
-            // A hint to servers that answer one request many times; each of ours has one answer.
+            // Asks for a last response that says it is the last: ours always comes, and has the claim.
             "triton_enable_empty_final_response" => {}
             _ => {
                 let text = "this parameter is not known here";
@@ -298,6 +380,17 @@ fn unsigned(value: Option<&ParameterChoice>) -> Option<u64> {
     }
 }
 
+/// A number; clients that know no floating point parameter send its decimal text.
+fn number(value: Option<&ParameterChoice>) -> Option<f64> {
+    match value? {
+        ParameterChoice::DoubleParam(value) => Some(*value),
+        ParameterChoice::Int64Param(value) => Some(*value as f64),
+        ParameterChoice::Uint64Param(value) => Some(*value as f64),
+        ParameterChoice::StringParam(text) => text.parse().ok(),
+        ParameterChoice::BoolParam(_) => None,
+    }
+}
+
 fn string(value: Option<&ParameterChoice>) -> Option<&str> {
     match value? {
         ParameterChoice::StringParam(value) => Some(value),
@@ -309,6 +402,6 @@ fn string(value: Option<&ParameterChoice>) -> Option<&str> {
 }
 
 /// A caller's word, cut to what fits a sentence.
-fn short(text: &str) -> String {
+pub(super) fn short(text: &str) -> String {
     text.chars().take(64).collect()
 }

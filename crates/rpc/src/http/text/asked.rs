@@ -1,24 +1,21 @@
 //! What OpenAI's callers may ask, and what becomes of it.
 //!
-//! Numbers become the sampler's own by one rule, `floor(x * 65536 + 1/2)`, and come back in `verification.sampling`: the edge's
-//! float is visible and no part of the claim. A parameter that would change the answer and is not built is refused.
+//! Numbers become the sampler's own as [`settings`](crate::settings) says, and come back in `verification.sampling`. A parameter that
+//! would change the answer and is not built is refused.
 
 use hyperion_engine::ALTERNATIVES_MAX;
-use hyperion_primitives::{B256, U256};
-use hyperion_verify::Request;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::Shape;
 use crate::{
     answer::WaitFor,
-    convert::{Ask, Input, stop_texts},
+    convert::{Ask, Input},
     door::Door,
-    r#gen::v1,
     http::verification::Terms,
-    limits::{Limits, at_most},
+    limits::at_most,
+    settings::{Settings, seeded},
     status::{Code, Error},
-    writing::Writing,
 };
 
 /// Tokens of a completion where the caller names no limit; OpenAI's own default.
@@ -36,6 +33,7 @@ pub(super) struct Body {
     pub(super) stream_options: Option<StreamOptions>,
     temperature: Option<f64>,
     top_p: Option<f64>,
+    top_k: Option<u32>,
     frequency_penalty: Option<f64>,
     presence_penalty: Option<f64>,
     min_p: Option<f64>,
@@ -78,7 +76,7 @@ pub(super) fn ask(
         .as_ref()
         .ok_or_else(|| Error::bad_field("model", "this model does not generate text"))?;
     let limits = &door.limits;
-    let sampling = sampling(&body, writing, shape, limits)?;
+    let sampling = settings(&body, shape)?.sampling(writing, limits)?;
     let input = match shape {
         Shape::Completion => {
             if body.messages.is_some() || body.tools.is_some() {
@@ -156,21 +154,8 @@ fn refuse_others(others: &Map<String, Value>) -> Result<(), Error> {
     }
 }
 
-/// Settings in the sampler's numbers; what the caller leaves out is the model's advice.
-fn sampling(
-    body: &Body,
-    writing: &Writing,
-    shape: Shape,
-    limits: &Limits,
-) -> Result<v1::Sampling, Error> {
-    let advice = &writing.sampling;
-    let positive = |field, value: Option<f64>, else_q16| {
-        value.map_or(Ok(else_q16), |value| {
-            let number = q16(field, value)?;
-            u32::try_from(number).map_err(|_| Error::bad_field(field, "must not be below 0"))
-        })
-    };
-    let signed = |field, value: Option<f64>| value.map_or(Ok(0), |value| q16(field, value));
+/// What a body says of draws.
+fn settings(body: &Body, shape: Shape) -> Result<Settings, Error> {
     let tokens_max = match (body.max_tokens, body.max_completion_tokens) {
         (Some(0), _) | (_, Some(0)) => {
             return Err(Error::bad_field("max_tokens", "an answer has a token at least"));
@@ -183,77 +168,30 @@ fn sampling(
         (None, None) if shape == Shape::Completion => COMPLETION_TOKENS,
         (None, None) => 0,
     };
-    let top_p_q16 = positive("top_p", body.top_p, advice.top_p_q16)?;
-    if top_p_q16 == 0 && body.top_p.is_some() {
-        return Err(Error::at(Code::SamplingInvalid, "top_p", "must be above 0"));
-    }
-    let repetition_q16 = positive("repetition_penalty", body.repetition_penalty, 0)?;
-    if repetition_q16 == 0 && body.repetition_penalty.is_some() {
-        return Err(Error::at(Code::SamplingInvalid, "repetition_penalty", "must be above 0"));
-    }
-    let (stop_tokens, stop_texts) = stops(body.stop.as_ref(), writing, limits)?;
-    Ok(v1::Sampling {
-        temperature_q16: positive("temperature", body.temperature, advice.temperature_q16)?,
-        top_k: if body.temperature.is_some() || body.top_p.is_some() { 0 } else { advice.top_k },
-        top_p_q16,
-        frequency_q16: signed("frequency_penalty", body.frequency_penalty)?,
-        presence_q16: signed("presence_penalty", body.presence_penalty)?,
+    Ok(Settings {
+        temperature: body.temperature,
+        top_p: body.top_p,
+        top_k: body.top_k,
+        min_p: body.min_p,
+        frequency_penalty: body.frequency_penalty,
+        presence_penalty: body.presence_penalty,
+        repetition_penalty: body.repetition_penalty,
         tokens_max,
-        stop_tokens,
-        min_p_q16: positive("min_p", body.min_p, 0)?,
-        repetition_q16,
-        stop_texts,
+        stop: stop(body.stop.as_ref())?,
     })
 }
 
-/// `floor(value * 65536 + 1/2)`.
-fn q16(field: &'static str, value: f64) -> Result<i32, Error> {
-    let scaled = (value * 65_536.0 + 0.5).floor();
-    if (f64::from(i32::MIN)..=f64::from(i32::MAX)).contains(&scaled) {
-        Ok(scaled as i32)
-    } else {
-        Err(Error::at(Code::SamplingInvalid, field, "is out of range"))
-    }
-}
-
-/// Stop strings: those that are one token as ids, with the model's own end ids, and the others as texts; neither where the caller
-/// names none.
-fn stops(
-    stop: Option<&Value>,
-    writing: &Writing,
-    limits: &Limits,
-) -> Result<(Vec<u32>, Vec<String>), Error> {
-    let wrong = || Error::bad_field("stop", "is a string or a list of strings");
-    let strings = match stop {
-        None | Some(Value::Null) => return Ok((Vec::new(), Vec::new())),
+/// One stop string, or a list of them.
+fn stop(value: Option<&Value>) -> Result<Option<Vec<String>>, Error> {
+    let strings = match value {
+        None | Some(Value::Null) => return Ok(None),
         Some(Value::Array(list)) => list.as_slice(),
         Some(one) => std::slice::from_ref(one),
     };
-    at_most("stop", "strings", strings.len(), limits.stop_tokens_max)?;
-    let (mut ids, mut texts) = (writing.end_ids.clone(), Vec::new());
-    for string in strings {
-        let text = string.as_str().ok_or_else(wrong)?;
-        // Looked up by the tokenizer, for which a long text is work, and no token is long.
-        let id = if text.len() <= limits.name_bytes_max { writing.decoder.id(text) } else { None };
-        match id {
-            Some(id) => ids.push(id),
-            None => texts.push(text.to_owned()),
-        }
-    }
-    stop_texts("stop", &texts)?;
-    Ok((ids, texts))
-}
-
-/// The seed of draws; at temperature 0 there are none, and a seed changes nothing.
-fn seeded(request: Request, seed: Option<i64>, temperature_q16: u32) -> Request {
-    let Some(seed) = seed.filter(|_| temperature_q16 > 0) else { return request };
-    let extended = U256::from_limbs([
-        seed.cast_unsigned(),
-        if seed < 0 { u64::MAX } else { 0 },
-        if seed < 0 { u64::MAX } else { 0 },
-        if seed < 0 { u64::MAX } else { 0 },
-    ]);
-    Request { seed_mode: 1, entropy: B256::from(extended.to_be_bytes::<32>()), ..request }
+    let string = |value: &Value| value.as_str().map(str::to_owned);
+    let strings: Option<Vec<String>> = strings.iter().map(string).collect();
+    let wrong = || Error::bad_field("stop", "is a string or a list of strings");
+    strings.ok_or_else(wrong).map(Some)
 }
 
 /// One text, or one list of token ids.
