@@ -147,14 +147,28 @@ pub fn write(
     write_with(source, Precision::EightBits, out, progress)
 }
 
-/// Bits of a decoder's weights; embedding and head have eight either way.
+/// Bits of a decoder's weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// One code a byte.
     #[default]
     EightBits,
-    /// Two codes a byte, in groups of 32 with a scale each: about half the bytes that decoding reads.
+    /// Two codes a byte, in groups of 32 with a scale each: about half the bytes that decoding reads. Embedding and head have a code a
+    /// byte.
     FourBits,
+    /// Two codes of a byte each, and inputs of 15 bits: the answers of the source for twice the bytes and four times the products.
+    SixteenBits,
+}
+
+impl Precision {
+    /// As it is asked for.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::EightBits => "8bit",
+            Self::FourBits => "4bit",
+            Self::SixteenBits => "16bit",
+        }
+    }
 }
 
 /// As [`write()`], with weights of the precision asked for.
@@ -222,14 +236,15 @@ fn made(
             let decoder = match precision {
                 Precision::EightBits => decoder,
                 Precision::FourBits => decoder.narrowed()?,
+                Precision::SixteenBits => decoder.widened()?,
             };
             write(decoder, progress).map(Made::Written)
         },
         &mut |parts| match precision {
             Precision::EightBits => Ok(Made::Whole(parts)),
-            Precision::FourBits => Err(ImportError::Unsupported {
+            Precision::FourBits | Precision::SixteenBits => Err(ImportError::Unsupported {
                 key: "weights",
-                got: "4bit".to_owned(),
+                got: precision.name().to_owned(),
                 want: "decoders can have them",
             }),
         },

@@ -202,6 +202,31 @@ fn lines(
     Ok((mantissas, exponents))
 }
 
+/// Binary digits of a code of 15 bits that its second code of eight holds.
+const FINE_DIGITS: i32 = 7;
+
+/// Quantizes a matrix to two matrices of 8-bit codes whose sum it is: `u = round(w · 2^(kw + 7) / B)` within ±16,256, the first has
+/// `floor((u + 64) / 128)` at the exponent `kw`, the second `u` less 128 times that, -64 to 63, at `kw + 7`.
+///
+/// # Errors
+///
+/// As for [`quantize`].
+pub fn quantize_planes(matrix: &Matrix<'_>) -> Result<[Quantized; 2], WeightError> {
+    let digits = Digits { limit: 127, exponent_max: 25 - FINE_DIGITS, more: FINE_DIGITS };
+    let (mut coarse, mut fine) = (Vec::new(), Vec::new());
+    let (mantissas, exponents) = lines(matrix, w8r_depth(matrix.columns), digits, &mut |line| {
+        let high: Vec<i16> = line.iter().map(|u| (u + 64) >> FINE_DIGITS).collect();
+        let low: Vec<i16> = line.iter().zip(&high).map(|(u, high)| u - (high << 7)).collect();
+        append(&high, Codes::W8r, &mut coarse);
+        append(&low, Codes::W8r, &mut fine);
+    })?;
+    let finer = exponents.iter().map(|kw| kw + FINE_DIGITS as i8).collect();
+    Ok([
+        Quantized { codes: coarse, mantissas: mantissas.clone(), exponents },
+        Quantized { codes: fine, mantissas, exponents: finer },
+    ])
+}
+
 /// Codes of four bits in groups, in the bytes that the model file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Narrow {

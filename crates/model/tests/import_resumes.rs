@@ -147,3 +147,33 @@ fn a_source_that_is_refused_leaves_nothing() {
         .unwrap_err();
     assert!(!case.path().exists() && !case.journal().exists());
 }
+
+/// The same where two operators are made together: wherever the first try ended, also between them.
+#[test]
+fn weights_of_two_steps_go_on_from_everywhere() {
+    let case = Case::new();
+    let precision = Precision::SixteenBits;
+    let mut whole = std::io::Cursor::new(Vec::new());
+    let mut steps = 0;
+    import::write_with(&case.source(), precision, &mut whole, &mut |_, all| steps = all).unwrap();
+    let import = |progress: import::Progress<'_>| {
+        import::to_file(&case.source(), precision, &case.path(), progress)
+    };
+    // A stride that two steps and their sum have no factor with.
+    for end in (1..steps).step_by(7) {
+        let interrupted = || import(&mut |done, _| assert!(done < end, "interrupted"));
+        assert!(catch_unwind(AssertUnwindSafe(interrupted)).is_err());
+        import(&mut |_, _| {}).unwrap();
+        assert!(fs::read(case.path()).unwrap() == *whole.get_ref(), "after {end} of {steps}");
+    }
+    // A first step that has to be made again, while the second stands.
+    let interrupted = || import(&mut |done, all| assert!(done + 1 < all, "interrupted"));
+    for at in [4, 8, 16].map(|part| whole.get_ref().len() / part) {
+        assert!(catch_unwind(AssertUnwindSafe(interrupted)).is_err());
+        let mut file = fs::read(case.path()).unwrap();
+        file[at] ^= 1;
+        fs::write(case.path(), file).unwrap();
+        import(&mut |_, _| {}).unwrap();
+        assert!(fs::read(case.path()).unwrap() == *whole.get_ref(), "byte {at}");
+    }
+}

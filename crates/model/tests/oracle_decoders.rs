@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::{path::Path, sync::Arc};
+use std::{io::Cursor, path::Path, sync::Arc};
 
 use common::{
     Folder,
@@ -11,6 +11,7 @@ use common::{
 };
 use hyperion_model::{
     Model, Tokenizer, Trust,
+    import::{Precision, write_with},
     oracle::{Agreement, CheckError, Oracle, OracleError, check, perplexity},
 };
 use hyperion_ops::{Cpu, KernelSet, Reference, Serial};
@@ -40,6 +41,26 @@ fn each_family_says_what_float_says() {
         let (equal, tokens) = report.next_tokens();
         assert_eq!(tokens, 48);
         assert!(equal * 10 >= tokens * 9, "{name}: {report}");
+    }
+}
+
+#[test]
+fn weights_of_sixteen_bits_are_nearer_to_float() {
+    let mut mix = Mix::new(61);
+    for name in FAMILIES {
+        let source = family(name).write();
+        let oracle = Oracle::open(source.path()).unwrap();
+        let inputs = inputs(&mut mix, &[40, 7, 1]);
+        let report = |precision| {
+            let mut file = Cursor::new(Vec::new());
+            write_with(source.path(), precision, &mut file, &mut |_, _| {}).unwrap();
+            let model = Model::from_bytes(file.into_inner(), Trust::Roots).unwrap();
+            check(&model, &oracle, &mut Reference::default(), &inputs, &mut |_| {}).unwrap()
+        };
+        let (eight, wide) = (report(Precision::EightBits), report(Precision::SixteenBits));
+        println!("{name}: {eight}; {wide}");
+        assert!(1.0 - wide.mean() < (1.0 - eight.mean()) / 2.0, "{name}: {eight}; {wide}");
+        assert!(wide.next_tokens().0 + 1 >= wide.next_tokens().1, "{name}: {wide}");
     }
 }
 

@@ -1,4 +1,5 @@
-//! How much accuracy the integers cost a decoder: exact models beside candle f32, after every token (line L2).
+//! How much accuracy the integers cost a decoder: exact models with weights of 8 and of 16 bits beside candle f32, after every
+//! token (line L2).
 //!
 //! `decoders [--tokens N] [--only NAME] [--text FILE --lm DIR]`: for each supported family a model of random weights with
 //! the outliers that trained ones have (`sources.rs`), on N random tokens (4,096 unless stated); and where there is a trained
@@ -6,11 +7,11 @@
 
 mod sources;
 
-use std::{error::Error, fs, path::Path, sync::Arc, time::Instant};
+use std::{error::Error, fs, io::Cursor, path::Path, sync::Arc, time::Instant};
 
 use hyperion_model::{
     Decoder, Limits, Model, Outputs, Tokenizer, Trust, Turn,
-    import::import,
+    import::{Precision, write_with},
     oracle::{Oracle, argmax, cosine},
 };
 use hyperion_ops::{Backend, Cpu, KernelSet, Serial};
@@ -21,6 +22,8 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// Rows of logits that are computed together.
 const ROWS: u32 = 64;
+/// Weights that a model is measured with.
+const PRECISIONS: [Precision; 2] = [Precision::EightBits, Precision::SixteenBits];
 /// Tokens of one piece of a trained model's text.
 const WINDOW: usize = 512;
 /// Ends of the ranges of positions that are told apart.
@@ -112,66 +115,105 @@ impl Sums {
     }
 }
 
-/// Runs pieces of text through the exact model of a folder and through candle.
-fn measure(folder: &Path, backend: &mut Cpu, pieces: &[&[u32]]) -> Result<Value> {
-    let mut file = Vec::new();
-    import(folder, &mut |_, _| {})?.write(&mut file)?;
-    let model = Model::from_bytes(file, Trust::Roots)?;
-    let oracle = Oracle::open(folder)?;
-    let longest = pieces.iter().map(|piece| piece.len()).max().ok_or("no text")? as u32;
-    let pages = longest.div_ceil(Decoder::PAGE_ROWS);
-    let limits = Limits { rows_max: ROWS, outputs_max: ROWS, pages };
-    let mut decoder = Decoder::load(&model, backend, limits)?;
-    let mut ranges = [Sums::default(); RANGES.len()];
-    let (mut gaps, mut surprise, mut predicted) = (Vec::new(), [0.0; 2], 0_usize);
-    let mut seconds = [0.0; 2];
-    for ids in pieces {
+/// An exact model, and how near it is to float.
+struct Exact {
+    precision: Precision,
+    model: Model,
+    decoder: Decoder,
+    ranges: [Sums; RANGES.len()],
+    surprise: f64,
+    seconds: f64,
+}
+
+impl Exact {
+    fn load(
+        folder: &Path,
+        precision: Precision,
+        longest: u32,
+        backend: &mut Cpu,
+    ) -> Result<Self> {
+        let mut file = Cursor::new(Vec::new());
+        write_with(folder, precision, &mut file, &mut |_, _| {})?;
+        let model = Model::from_bytes(file.into_inner(), Trust::Roots)?;
+        let pages = longest.div_ceil(Decoder::PAGE_ROWS);
+        let limits = Limits { rows_max: ROWS, outputs_max: ROWS, pages };
+        let decoder = Decoder::load(&model, backend, limits)?;
+        let ranges = [Sums::default(); RANGES.len()];
+        Ok(Self { precision, model, decoder, ranges, surprise: 0.0, seconds: 0.0 })
+    }
+
+    /// Compares a piece of text with what float says of it.
+    fn compare(&mut self, backend: &mut Cpu, ids: &[u32], float: &[Vec<f32>]) -> Result<()> {
         let start = Instant::now();
-        let exact = logits(&mut decoder, backend, ids)?;
-        seconds[0] += start.elapsed().as_secs_f64();
-        let start = Instant::now();
-        let float = oracle.next_logits(ids)?;
-        seconds[1] += start.elapsed().as_secs_f64();
-        let rows = exact.chunks_exact(decoder.vocabulary() as usize).zip(&float);
+        let exact = logits(&mut self.decoder, backend, ids)?;
+        self.seconds += start.elapsed().as_secs_f64();
+        let rows = exact.chunks_exact(self.decoder.vocabulary() as usize).zip(float);
         for (at, (exact, float)) in rows.enumerate() {
             let exact: Vec<f32> = exact.iter().map(|logit| *logit as f32 / 65_536.0).collect();
             let range = RANGES.iter().position(|end| at < *end).expect("the last has no end");
-            let sums = &mut ranges[range];
+            let sums = &mut self.ranges[range];
             sums.positions += 1;
             sums.equal += usize::from(argmax(&exact) == argmax(float));
             sums.cosine += cosine(&exact, float);
-            gaps.push(gap(float));
             if let Some(next) = ids.get(at + 1) {
-                predicted += 1;
-                surprise[0] += surprise_of(&exact, *next);
-                surprise[1] += surprise_of(float, *next);
+                self.surprise += surprise_of(&exact, *next);
             }
         }
+        Ok(())
     }
-    decoder.unload(backend);
-    backend.reset();
+
+    fn figures(&self, predicted: usize) -> Value {
+        let all = self.ranges.iter().fold(Sums::default(), |all, range| Sums {
+            positions: all.positions + range.positions,
+            equal: all.equal + range.equal,
+            cosine: all.cosine + range.cosine,
+        });
+        let by_range: Map<String, Value> = RANGES
+            .iter()
+            .zip(&self.ranges)
+            .filter(|(_, sums)| sums.positions > 0)
+            .map(|(end, sums)| (format!("before {end}"), sums.figures()))
+            .collect();
+        let mut figures = all.figures();
+        figures["model_id"] = json!(self.model.id().to_string());
+        figures["by_position"] = json!(by_range);
+        figures["perplexity"] = json!((self.surprise / predicted as f64).exp());
+        figures["seconds"] = json!(self.seconds);
+        figures
+    }
+}
+
+/// Runs pieces of text through the exact models of a folder and through candle.
+fn measure(folder: &Path, backend: &mut Cpu, pieces: &[&[u32]]) -> Result<Value> {
+    let oracle = Oracle::open(folder)?;
+    let longest = pieces.iter().map(|piece| piece.len()).max().ok_or("no text")? as u32;
+    let load = |precision| Exact::load(folder, precision, longest, backend);
+    let mut exact: Vec<Exact> = PRECISIONS.into_iter().map(load).collect::<Result<_>>()?;
+    let (mut gaps, mut surprise, mut predicted) = (Vec::new(), 0.0, 0_usize);
+    let mut seconds = 0.0;
+    for ids in pieces {
+        let start = Instant::now();
+        let float = oracle.next_logits(ids)?;
+        seconds += start.elapsed().as_secs_f64();
+        exact.iter_mut().try_for_each(|exact| exact.compare(backend, ids, &float))?;
+        gaps.extend(float.iter().map(|logits| gap(logits)));
+        for (logits, next) in float.iter().zip(&ids[1..]) {
+            predicted += 1;
+            surprise += surprise_of(logits, *next);
+        }
+    }
     gaps.sort_by(f64::total_cmp);
-    let all = ranges.iter().fold(Sums::default(), |all, range| Sums {
-        positions: all.positions + range.positions,
-        equal: all.equal + range.equal,
-        cosine: all.cosine + range.cosine,
+    let mut figures = json!({
+        // How sure float is: a model that is always sure would agree whatever the integers cost.
+        "median_gap_in_deviations": gaps[gaps.len() / 2],
+        "perplexity_float": (surprise / predicted as f64).exp(),
+        "seconds_float": seconds,
     });
-    let [exact, float] = surprise.map(|sum| (sum / predicted as f64).exp());
-    let by_range: Map<String, Value> = RANGES
-        .iter()
-        .zip(&ranges)
-        .filter(|(_, sums)| sums.positions > 0)
-        .map(|(end, sums)| (format!("before {end}"), sums.figures()))
-        .collect();
-    let mut figures = all.figures();
-    figures["model_id"] = json!(model.id().to_string());
-    figures["by_position"] = json!(by_range);
-    // How sure float is: a model that is always sure would agree whatever the integers cost.
-    figures["median_gap_in_deviations"] = json!(gaps[gaps.len() / 2]);
-    figures["perplexity_exact"] = json!(exact);
-    figures["perplexity_float"] = json!(float);
-    figures["seconds_exact"] = json!(seconds[0]);
-    figures["seconds_float"] = json!(seconds[1]);
+    for exact in exact {
+        figures[exact.precision.name()] = exact.figures(predicted);
+        exact.decoder.unload(backend);
+    }
+    backend.reset();
     Ok(figures)
 }
 

@@ -10,7 +10,9 @@ use super::{
 use crate::{
     file::{Parts, TensorPart},
     program::{Codes, Input, Node, Op, Program, ValueId},
-    quantized::{Matrix, Narrow, Quantized, WeightError, fixed, quantize, quantize_narrow},
+    quantized::{
+        Matrix, Narrow, Quantized, WeightError, fixed, quantize, quantize_narrow, quantize_planes,
+    },
     real::{COLUMN_ONE, ROW_ONE, Real},
     slots::GAMMA_MAX,
 };
@@ -207,6 +209,17 @@ pub(super) fn narrow_linear_tensors(
     tensors.extend(bias_tensor(name, matrix, bias)?);
     tensors.push((5, groups));
     Ok(tensors)
+}
+
+/// As [`linear_tensors`], of the two steps whose sum is the step: the bias goes with the first.
+pub(super) fn wide_linear_tensors(
+    name: &str,
+    matrix: &Matrix<'_>,
+    bias: Option<Values<'_>>,
+) -> Result<[Vec<Slot>; 2], ImportError> {
+    let [mut coarse, fine] = quantize_planes(matrix).map_err(weight(name))?.map(quantized);
+    coarse.extend(bias_tensor(name, matrix, bias)?);
+    Ok([coarse, fine])
 }
 
 /// A bias, if there is one; a row's multiplier applies to it as well.

@@ -14,7 +14,7 @@ use super::{
     ImportError, Progress,
     builder::{
         Slot, Values, linear_tensors, matrix_tensors, narrow_linear_tensors, norm_tensors,
-        table_tensors,
+        table_tensors, wide_linear_tensors,
     },
     mixing::{Mixed, Mixing},
     source::{SourceTensor, Tensors},
@@ -67,7 +67,7 @@ enum Fill {
     /// γ, or 1 + γ, and β, times a multiplier.
     Norm { shape: NormShape, gamma: Gamma, beta: Option<String>, factor: Factor },
     /// Matrices one below the other.
-    Linear { parts: Vec<Part>, depth: usize, narrow: bool },
+    Linear { parts: Vec<Part>, depth: usize, weights: Weights },
     /// A scale of one.
     Ones(u32),
     /// The matrix that mixes channels, or its transpose.
@@ -76,9 +76,25 @@ enum Fill {
     Frequencies(Vec<u64>),
     /// Those of another operator, whose output channels are this one's.
     Shared(u32),
+    /// The rows of a table as the first of two linear steps.
+    Rows(Table),
+    /// The second of two linear steps, whose first is the operator before.
+    Finer,
+}
+
+/// How the weights of a linear step are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weights {
+    /// A code of eight bits each.
+    Eight,
+    /// A code of four bits each, in groups.
+    Four,
+    /// Two codes of eight bits each, in two steps of which this is the first.
+    Wide,
 }
 
 /// A table of a decoder.
+#[derive(Clone)]
 struct Table {
     weight: String,
     rows: usize,
@@ -333,7 +349,20 @@ impl Template {
         let has_bias = parts.iter().any(|part| part.bias.is_some());
         let shape = if has_bias { shape.with_bias() } else { shape };
         let shape = if fine { shape.with_a15() } else { shape };
-        Ok(self.fill(Op::Linear(shape), &[input], Fill::Linear { parts, depth, narrow: false }))
+        Ok(self.fill(
+            Op::Linear(shape),
+            &[input],
+            Fill::Linear { parts, depth, weights: Weights::Eight },
+        ))
+    }
+
+    /// Appends two linear steps on inputs of 15 bits, and their sum.
+    fn two_steps(&mut self, shape: LinearShape, inputs: &[ValueId], fill: Fill) -> ValueId {
+        let coarse = self.fill(Op::Linear(shape.with_a15()), inputs, fill);
+        let mut finer = shape.with_a15();
+        finer.bias = false;
+        let finer = self.fill(Op::Linear(finer), inputs, Fill::Finer);
+        self.push(Op::Add, &[coarse, finer])
     }
 
     /// Appends rotary positions.
@@ -436,10 +465,10 @@ impl Decoder<'_> {
         let vocabulary = self.vocabulary();
         let mut nodes = self.program.nodes().to_vec();
         for (node, fill) in nodes.iter_mut().zip(&mut self.fills) {
-            if let (Op::Linear(shape), Fill::Linear { narrow, .. }) = (node.op, fill)
+            if let (Op::Linear(shape), Fill::Linear { weights, .. }) = (node.op, fill)
                 && shape.n != vocabulary
             {
-                *narrow = true;
+                *weights = Weights::Four;
                 node.op = Op::Linear(shape.with_w4());
             }
         }
@@ -447,13 +476,57 @@ impl Decoder<'_> {
         Ok(self)
     }
 
+    /// The same with weights and inputs of 15 bits in every linear step, the head's too, and an embedding of 16: two linear steps and
+    /// their sum for one.
+    pub(super) fn widened(self) -> Result<Self, ImportError> {
+        let Self { program, fills, source, tokenizer_hash } = self;
+        let mut wide = Template::new(program.context(), Residual::USUAL);
+        // What stands for a value of the program that was.
+        let mut values = vec![0];
+        let mut embedding = None;
+        for (node, fill) in program.nodes().iter().zip(fills) {
+            let inputs: Vec<ValueId> =
+                node.inputs.iter().map(|value| values[*value as usize]).collect();
+            values.push(match (node.op, fill) {
+                (Op::Embed { vocab, width, .. }, Fill::Table(table)) => {
+                    let table = Table { codes: Codes::I16, ..table };
+                    embedding = Some(table.clone());
+                    let op = Op::Embed { vocab, width, codes: Codes::I16 };
+                    wide.fill(op, &inputs, Fill::Table(table))
+                }
+                (Op::Linear(shape), Fill::Linear { parts, depth, .. }) => {
+                    let fill = Fill::Linear { parts, depth, weights: Weights::Wide };
+                    wide.two_steps(shape, &inputs, fill)
+                }
+                (Op::Linear(shape), Fill::Shared(_)) => {
+                    let table = embedding.clone().expect("a decoder begins with an embedding");
+                    wide.two_steps(shape, &inputs, Fill::Rows(table))
+                }
+                (op, fill) => wide.fill(op, &inputs, fill),
+            });
+        }
+        let program = Program::new(Input::Tokens, wide.context, wide.nodes)?;
+        Ok(Self { program, fills: wide.fills, source, tokenizer_hash })
+    }
+
     /// Makes every tensor, in the order of the program.
     fn make(&self, sink: &mut dyn Sink, progress: Progress<'_>) -> Result<(), ImportError> {
+        // Tensors of a second step, which are made with the first's, and the operator that they belong to.
+        let mut finer: Option<(u32, Vec<Slot>)> = None;
         for (op, fill) in (0..).zip(&self.fills) {
             if let Fill::Shared(from) = fill {
                 (0..3).try_for_each(|slot| sink.share(op, slot, *from))?;
             } else if !sink.keeps(op)? {
-                for (slot, data) in fill.tensors(self.source)? {
+                let tensors = match (fill, finer.take()) {
+                    (Fill::Finer, Some((of, tensors))) if of == op => tensors,
+                    (Fill::Finer, _) => self.fills[op as usize - 1].tensors(self.source)?.1,
+                    (fill, _) => {
+                        let (tensors, second) = fill.tensors(self.source)?;
+                        finer = Some((op + 1, second));
+                        tensors
+                    }
+                };
+                for (slot, data) in tensors {
                     sink.put(op, slot, data)?;
                 }
             }
@@ -534,9 +607,12 @@ impl Fill {
             Self::Nothing
             | Self::Frequencies(_)
             | Self::Shared(_)
+            | Self::Finer
             | Self::Ones(_)
             | Self::Mixing { .. } => Ok(()),
-            Self::Table(table) => source.expect(&table.weight, &[table.rows, table.width]),
+            Self::Table(table) | Self::Rows(table) => {
+                source.expect(&table.weight, &[table.rows, table.width])
+            }
             Self::Norm { shape, gamma, beta, .. } => {
                 let len = [shape.group as usize];
                 source.expect(&gamma.name, &len)?;
@@ -551,20 +627,25 @@ impl Fill {
         }
     }
 
-    fn tensors(&self, source: &dyn Tensors) -> Result<Vec<Slot>, ImportError> {
-        match self {
-            Self::Nothing | Self::Shared(_) => Ok(Vec::new()),
+    /// The operator's tensors, and of the first of two linear steps the second's.
+    fn tensors(&self, source: &dyn Tensors) -> Result<(Vec<Slot>, Vec<Slot>), ImportError> {
+        let tensors = match self {
+            Self::Nothing | Self::Shared(_) | Self::Finer => Vec::new(),
             Self::Frequencies(turns) => {
-                Ok(vec![(0, turns.iter().flat_map(|turn| turn.to_le_bytes()).collect())])
+                vec![(0, turns.iter().flat_map(|turn| turn.to_le_bytes()).collect())]
             }
-            Self::Table(table) => table.tensors(source),
+            Self::Table(table) => table
+                .with_matrix(source, |name, matrix| table_tensors(name, matrix, table.codes))?,
+            Self::Rows(table) => {
+                let [coarse, finer] = table
+                    .with_matrix(source, |name, matrix| wide_linear_tensors(name, matrix, None))?;
+                return Ok((coarse, finer));
+            }
             Self::Ones(len) => {
                 let one = (1_i32 << 14).to_le_bytes();
-                Ok(vec![(0, one.repeat(*len as usize))])
+                vec![(0, one.repeat(*len as usize))]
             }
-            Self::Mixing { mixing, is_transposed } => {
-                Ok(matrix_tensors(mixing.matrix(*is_transposed)))
-            }
+            Self::Mixing { mixing, is_transposed } => matrix_tensors(mixing.matrix(*is_transposed)),
             Self::Norm { shape, gamma, beta, factor } => {
                 let len = [shape.group as usize];
                 let tensor = source.get(&gamma.name, &len)?;
@@ -573,16 +654,24 @@ impl Fill {
                     beta.as_ref().map(|beta| |index: usize| Some(factor.times(beta.value(index)?)));
                 let gamma_at = |index: usize| Some(factor.times(gamma.of(tensor.value(index)?)));
                 let beta = beta.as_ref().map(|beta| beta as Values<'_>);
-                norm_tensors(&tensor.name, *shape, &gamma_at, beta)
+                norm_tensors(&tensor.name, *shape, &gamma_at, beta)?
             }
-            Self::Linear { parts, depth, narrow } => linear(parts, (*depth, *narrow), source),
-        }
+            Self::Linear { parts, depth, weights } => {
+                return linear(parts, (*depth, *weights), source);
+            }
+        };
+        Ok((tensors, Vec::new()))
     }
 }
 
 impl Table {
-    fn tensors(&self, source: &dyn Tensors) -> Result<Vec<Slot>, ImportError> {
-        let Self { weight, rows, width, codes, factor, mixing } = self;
+    /// What `make` makes of the table's numbers, and of its name.
+    fn with_matrix<T>(
+        &self,
+        source: &dyn Tensors,
+        make: impl FnOnce(&str, &Matrix<'_>) -> Result<T, ImportError>,
+    ) -> Result<T, ImportError> {
+        let Self { weight, rows, width, factor, mixing, .. } = self;
         let tensor = source.get(weight, &[*rows, *width])?;
         let name = tensor.name.clone();
         let numbers = match mixing {
@@ -591,7 +680,7 @@ impl Table {
         };
         let value =
             |row: usize, column: usize| Some(factor.times(numbers.value(row * width + column)?));
-        table_tensors(&name, &Matrix::new(*rows, *width, &value), *codes)
+        make(&name, &Matrix::new(*rows, *width, &value))
     }
 }
 
@@ -709,9 +798,9 @@ impl<'p> MixedRows<'p> {
 
 fn linear(
     parts: &[Part],
-    (depth, narrow): (usize, bool),
+    (depth, weights): (usize, Weights),
     source: &dyn Tensors,
-) -> Result<Vec<Slot>, ImportError> {
+) -> Result<(Vec<Slot>, Vec<Slot>), ImportError> {
     let loaded: Vec<Loaded<'_>> =
         parts.iter().map(|part| part.read(depth, source)).collect::<Result<_, _>>()?;
     let find = |mut row: usize| {
@@ -744,10 +833,14 @@ fn linear(
     let names: Vec<&str> = loaded.iter().map(|loaded| loaded.name.as_str()).collect();
     let bias = has_bias.then_some(&bias as Values<'_>);
     let name = names.join(", ");
-    if narrow {
-        return narrow_linear_tensors(&name, &matrix, bias);
-    }
-    linear_tensors(&name, &matrix, bias)
+    Ok(match weights {
+        Weights::Eight => (linear_tensors(&name, &matrix, bias)?, Vec::new()),
+        Weights::Four => (narrow_linear_tensors(&name, &matrix, bias)?, Vec::new()),
+        Weights::Wide => {
+            let [coarse, finer] = wide_linear_tensors(&name, &matrix, bias)?;
+            (coarse, finer)
+        }
+    })
 }
 
 fn names(parts: &[Part]) -> String {

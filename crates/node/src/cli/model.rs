@@ -33,7 +33,8 @@ pub(crate) enum Command {
         /// File to write, `.hyp`; the tokenizer goes beside it.
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
-        /// Bits of a decoder's weights. With 4bit decoding reads about half the bytes, and answers are less like the source's.
+        /// Bits of a decoder's weights. With 4bit decoding reads about half the bytes, and answers are less like the source's; with
+        /// 16bit it is the other way round.
         #[arg(long, default_value = "8bit")]
         weights: Weights,
     },
@@ -90,6 +91,9 @@ pub(crate) enum Weights {
     /// Two codes a byte.
     #[value(name = "4bit")]
     Four,
+    /// Two codes of a byte each, and inputs as fine: closer to the source, and slower.
+    #[value(name = "16bit")]
+    Sixteen,
 }
 
 impl From<Weights> for Precision {
@@ -97,6 +101,7 @@ impl From<Weights> for Precision {
         match weights {
             Weights::Eight => Self::EightBits,
             Weights::Four => Self::FourBits,
+            Weights::Sixteen => Self::SixteenBits,
         }
     }
 }

@@ -30,16 +30,23 @@ pub(super) fn decoders(bench: &Bench) -> Result<Measured> {
     let figures = bench.rust("decoders", &arguments)?;
     let mut checks = Vec::new();
     for (family, found) in figures["families"].as_object().context("`decoders` names no family")? {
-        let (cosine, agreement) = (number(&found["cosine"])?, number(&found["agreement"])?);
-        checks.push(Check::at_least(format!("{family}: mean cosine of logits"), cosine, 0.995));
-        checks.push(Check::at_least(format!("{family}: same next token"), agreement, 0.97));
+        for precision in ["8bit", "16bit"] {
+            let found = &found[precision];
+            let (cosine, agreement) = (number(&found["cosine"])?, number(&found["agreement"])?);
+            let of = |what| format!("{family}, {precision}: {what}");
+            checks.push(Check::at_least(of("mean cosine of logits"), cosine, 0.995));
+            checks.push(Check::at_least(of("same next token"), agreement, 0.97));
+        }
     }
     let trained = &figures["trained"];
     checks.push(Check::equal("trained model: missing", u64::from(trained.is_null()), 0));
     if !trained.is_null() {
-        let [exact, float] = ["perplexity_exact", "perplexity_float"].map(|key| &trained[key]);
-        let more = 100.0 * (number(exact)? / number(float)? - 1.0);
-        checks.push(Check::at_most("trained model: perplexity over float, %", more, 1.0));
+        let float = number(&trained["perplexity_float"])?;
+        for precision in ["8bit", "16bit"] {
+            let more = 100.0 * (number(&trained[precision]["perplexity"])? / float - 1.0);
+            let what = format!("trained model, {precision}: perplexity over float, %");
+            checks.push(Check::at_most(what, more, 1.0));
+        }
     }
     Ok(Measured { figures, checks })
 }
