@@ -5,6 +5,7 @@
 //! declared graph), [`onnx()`] (classifiers), `llama`, `gemma` and `gpt2` (Hugging Face decoders), `gguf`. Small models are made in
 //! memory by `Builder`, operator by operator; decoders by a `Template`, which knows the whole program before it reads a weight.
 
+mod balance;
 mod bert;
 mod builder;
 mod decoder;

@@ -93,6 +93,12 @@ impl Real {
         Self { is_negative, mantissa, ..self }
     }
 
+    /// The value times `2^shift`, exactly.
+    #[must_use]
+    pub const fn shifted(self, shift: i32) -> Self {
+        Self { exponent: self.exponent + shift, ..self }
+    }
+
     /// The product of two values, exactly; mantissas are below 2^60.
     #[must_use]
     pub fn product(self, other: Self) -> Self {

@@ -11,7 +11,7 @@ use hyperion_ops::{AttentionShape, LinearShape, NormShape, constant::attention_m
 use hyperion_primitives::{B256, limits::CONTEXT_MAX};
 
 use super::{
-    ImportError, Progress,
+    ImportError, Progress, balance,
     builder::{
         Slot, Values, linear_tensors, matrix_tensors, narrow_linear_tensors, norm_tensors,
         table_tensors, wide_linear_tensors,
@@ -66,8 +66,9 @@ enum Fill {
     Table(Table),
     /// γ, or 1 + γ, and β, times a multiplier.
     Norm { shape: NormShape, gamma: Gamma, beta: Option<String>, factor: Factor },
-    /// Matrices one below the other.
-    Linear { parts: Vec<Part>, depth: usize, weights: Weights },
+    /// Matrices one below the other. Where they are queries, keys and values of rotary attention, `pairs` says of which: columns of
+    /// queries and keys are balanced.
+    Linear { parts: Vec<Part>, depth: usize, weights: Weights, pairs: Option<AttentionShape> },
     /// A scale of one.
     Ones(u32),
     /// The matrix that mixes channels, or its transpose.
@@ -349,11 +350,23 @@ impl Template {
         let has_bias = parts.iter().any(|part| part.bias.is_some());
         let shape = if has_bias { shape.with_bias() } else { shape };
         let shape = if fine { shape.with_a15() } else { shape };
-        Ok(self.fill(
-            Op::Linear(shape),
-            &[input],
-            Fill::Linear { parts, depth, weights: Weights::Eight },
-        ))
+        let fill = Fill::Linear { parts, depth, weights: Weights::Eight, pairs: None };
+        Ok(self.fill(Op::Linear(shape), &[input], fill))
+    }
+
+    /// The same for queries, keys and values, of which queries and keys are turned as they are.
+    pub(super) fn rotary_linear(
+        &mut self,
+        parts: [Part; 3],
+        shape: AttentionShape,
+        depth: usize,
+        input: ValueId,
+    ) -> Result<ValueId, ImportError> {
+        let value = self.linear(parts.into(), depth, false, input)?;
+        if let Some(Fill::Linear { pairs, .. }) = self.fills.last_mut() {
+            *pairs = Some(shape);
+        }
+        Ok(value)
     }
 
     /// Appends two linear steps on inputs of 15 bits, and their sum.
@@ -494,8 +507,8 @@ impl Decoder<'_> {
                     let op = Op::Embed { vocab, width, codes: Codes::I16 };
                     wide.fill(op, &inputs, Fill::Table(table))
                 }
-                (Op::Linear(shape), Fill::Linear { parts, depth, .. }) => {
-                    let fill = Fill::Linear { parts, depth, weights: Weights::Wide };
+                (Op::Linear(shape), Fill::Linear { parts, depth, pairs, .. }) => {
+                    let fill = Fill::Linear { parts, depth, weights: Weights::Wide, pairs };
                     wide.two_steps(shape, &inputs, fill)
                 }
                 (Op::Linear(shape), Fill::Shared(_)) => {
@@ -656,8 +669,8 @@ impl Fill {
                 let beta = beta.as_ref().map(|beta| beta as Values<'_>);
                 norm_tensors(&tensor.name, *shape, &gamma_at, beta)?
             }
-            Self::Linear { parts, depth, weights } => {
-                return linear(parts, (*depth, *weights), source);
+            Self::Linear { parts, depth, weights, pairs } => {
+                return linear(parts, (*depth, *weights), *pairs, source);
             }
         };
         Ok((tensors, Vec::new()))
@@ -799,6 +812,7 @@ impl<'p> MixedRows<'p> {
 fn linear(
     parts: &[Part],
     (depth, weights): (usize, Weights),
+    pairs: Option<AttentionShape>,
     source: &dyn Tensors,
 ) -> Result<(Vec<Slot>, Vec<Slot>), ImportError> {
     let loaded: Vec<Loaded<'_>> =
@@ -811,7 +825,7 @@ fn linear(
         });
         (part.expect("a row of the step"), row)
     };
-    let value = |row: usize, column: usize| {
+    let plain = |row: usize, column: usize| {
         let (Loaded { part, weight, .. }, row) = find(row);
         let index =
             if part.is_transposed { column * part.rows + row } else { row * depth + column };
@@ -821,11 +835,19 @@ fn linear(
         let (loaded, row) = find(row);
         loaded.part.row_q30(row)
     };
-    let bias = |row: usize| {
+    let plain_bias = |row: usize| {
         let (loaded, row) = find(row);
         loaded.bias.as_ref().map_or(Some(Real::default()), |bias| bias.value(row))
     };
     let rows = parts.iter().map(|part| part.rows).sum();
+    let mut energy = |row: usize| {
+        let weights = (0..depth).filter_map(|column| plain(row, column));
+        weights.chain(plain_bias(row)).map(balance::square).sum()
+    };
+    let shifts = pairs.map(|shape| balance::shifts(shape, rows, &mut energy));
+    let shift = |row: usize| shifts.as_ref().map_or(0, |shifts| shifts[row]);
+    let value = |row: usize, column: usize| Some(plain(row, column)?.shifted(shift(row)));
+    let bias = |row: usize| Some(plain_bias(row)?.shifted(shift(row)));
     let is_plain = parts.iter().all(|part| part.scaled == 0);
     let row_q30 = (!is_plain).then_some(&row_q30 as &dyn Fn(usize) -> u32);
     let matrix = Matrix { row_q30, ..Matrix::new(rows, depth, &value) };

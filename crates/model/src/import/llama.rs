@@ -355,7 +355,11 @@ impl Block<'_> {
         let k = part("k_proj", keys, *has_qkv_bias);
         let v = part("v_proj", keys, *has_qkv_bias);
         let qkv = [q, k, v.writes(value_mixing)].map(|part| part.reads(mixing, Some(scale)));
-        let qkv = template.linear(qkv.into(), sizes.hidden, false, x)?;
+        let qkv = if *has_head_norms {
+            template.linear(qkv.into(), sizes.hidden, false, x)?
+        } else {
+            template.rotary_linear(qkv, attention, sizes.hidden, x)?
+        };
         let columns =
             |start: usize, len: usize| Op::Columns { start: small(start), len: small(len) };
         let mut q = template.push(columns(0, queries), &[qkv]);
