@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Whoever goes on believes the journal only where the bytes in the file have the root that it says, so neither a crash nor a
-//! file that was changed can spoil a model. A journal of another source, or of one that was touched since, is thrown away.
+//! file that was changed can spoil a model. A journal of another source, of one that was touched since, or of another version of the
+//! conversion is thrown away.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -19,6 +20,10 @@ use hyperion_primitives::{B256, ModelId, keccak256};
 
 use super::{ImportError, Progress, decoder::Decoder};
 use crate::file::{Kept, Parts};
+
+/// Counts the ways in which weights have been made from the same source: a change to what a conversion gives adds one, lest half a
+/// model be of the one and half of the other.
+const CONVERSION: u8 = 2;
 
 /// A file under construction.
 #[derive(Debug)]
@@ -144,6 +149,7 @@ impl Decoder<'_> {
     /// What a journal of this decoder begins with.
     fn key(&self, source: &str) -> B256 {
         let (program, tokenizer) = self.identity();
-        keccak256([program.as_slice(), tokenizer.as_slice(), source.as_bytes()].concat())
+        let parts = [&[CONVERSION], program.as_slice(), tokenizer.as_slice(), source.as_bytes()];
+        keccak256(parts.concat())
     }
 }
