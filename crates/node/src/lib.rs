@@ -8,6 +8,7 @@ pub mod chain;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod control;
 pub mod devices;
 mod float;
 pub mod keys;

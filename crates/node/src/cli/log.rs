@@ -8,6 +8,7 @@ use hyperion_store::{Store, StoreConfig, StoreError};
 use super::{Exit, out::say};
 use crate::{
     config::{ChainSpec, NodeConfig},
+    control::{self, Ask, Standing},
     known_logs,
 };
 
@@ -16,9 +17,9 @@ use crate::{
 pub(crate) enum Command {
     /// Derive everything in the log anew from its entries and name what differs. The node must be stopped.
     Fsck(Place),
-    /// Print the newest checkpoint's size, root and height.
+    /// Print the newest checkpoint's size, root and height, also while the node runs.
     Head(Place),
-    /// Copy the log into a new folder; the copy opens as a store.
+    /// Copy the log into a new folder, also while the node runs; the copy opens as a store.
     Backup {
         #[command(flatten)]
         place: Place,
@@ -44,28 +45,52 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn config(&self) -> Result<StoreConfig> {
+    /// How the store is opened, and the data folder.
+    fn config(&self) -> Result<(StoreConfig, PathBuf)> {
         let mut config = self.source.load(NodeConfig::default())?;
         if let Some(dir) = &self.data_dir {
             config.data_dir.clone_from(dir);
         }
         let chain = ChainSpec::load(&config.chain_file)?;
-        Ok(config.store(&chain))
+        Ok((config.store(&chain), config.data_dir))
+    }
+
+    /// Has `work` done on the store, or `asked` by the node that runs on it; where the log stands then.
+    fn with(
+        &self,
+        asked: &Ask,
+        work: impl FnOnce(&Store) -> Result<(), StoreError>,
+    ) -> Result<Standing> {
+        let (config, data_dir) = self.config()?;
+        match Store::open(&config) {
+            Ok(store) => {
+                work(&store)?;
+                Ok(store.head().into())
+            }
+            Err(error @ StoreError::AlreadyOpen { .. }) => control::ask(&data_dir, asked)?
+                .with_context(|| {
+                    let socket = data_dir.join(control::NAME);
+                    format!("{error}, and its owner does not listen at {}", socket.display())
+                }),
+            Err(StoreError::Poisoned { .. }) => Err(Exit::StorePoisoned.into()),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
     match command {
-        Command::Fsck(place) => fsck(&place.config()?),
+        Command::Fsck(place) => fsck(&place.config()?.0),
         Command::Head(place) => {
-            let head = open(&place.config()?)?.head();
-            say!("{} {} height {}", head.log_size, head.log_root, head.height)?;
+            let Standing { size, root, height } = place.with(&Ask::Head, |_| Ok(()))?;
+            say!("{size} {root} height {height}")?;
             Ok(())
         }
         Command::Backup { place, to } => {
-            let store = open(&place.config()?)?;
-            store.backup(to)?;
-            say!("{} entries copied to {}", store.head().log_size, to.display())?;
+            // The node has another working folder.
+            let to = std::path::absolute(to).context("--to")?;
+            let copied = place.with(&Ask::Backup { to: to.clone() }, |store| store.backup(&to))?;
+            say!("{} entries copied to {}", copied.size, to.display())?;
             Ok(())
         }
         Command::Trust { key } => {
@@ -91,11 +116,4 @@ fn fsck(config: &StoreConfig) -> Result<()> {
         report.tail_blocks
     )?;
     Ok(())
-}
-
-fn open(config: &StoreConfig) -> Result<Store> {
-    Store::open(config).map_err(|error| match error {
-        StoreError::Poisoned { .. } => Exit::StorePoisoned.into(),
-        other => other.into(),
-    })
 }

@@ -17,6 +17,7 @@ use super::{Exit, out::say};
 use crate::{
     clock::MachineClock,
     config::NodeConfig,
+    control::Control,
     known_logs,
     metrics::Metrics,
     served::{self, Served, embedded},
@@ -85,13 +86,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .enable_all()
         .build()
         .context("the threads that serve sockets")?;
-    runtime.block_on(serve(&config, served, arguments.dev, &clock))
+    let is_kept =
+        scratch.as_ref().is_none_or(|scratch| !config.data_dir.starts_with(scratch.path()));
+    runtime.block_on(serve(&config, served, (arguments.dev, is_kept), &clock))
 }
 
 async fn serve(
     config: &NodeConfig,
     served: Vec<Served>,
-    is_dev: bool,
+    (is_dev, is_kept): (bool, bool),
     clock: &MachineClock,
 ) -> Result<()> {
     let listeners = wire::listen(config).await?;
@@ -112,7 +115,7 @@ async fn serve(
         Arc::new(Metrics::new(node.engine.clone(), Arc::clone(&node.ledger), backend.clone()));
 
     let data =
-        if is_dev { "<temporary>".to_owned() } else { config.data_dir.display().to_string() };
+        if is_kept { config.data_dir.display().to_string() } else { "<temporary>".to_owned() };
     say!(
         "hyperion {}   chain {}   data {data}   devices {backend} ({threads} threads)",
         env!("CARGO_PKG_VERSION"),
@@ -179,10 +182,19 @@ async fn serve(
             }
         }
     });
+    let control = Control::bind(&config.data_dir, Arc::clone(&node.ledger));
+    let control = control
+        .inspect_err(
+            |error| tracing::warn!(%error, "`hyperion log` cannot ask while this node runs"),
+        )
+        .map(|control| tokio::spawn(control.serve(shutdown.stop.clone())));
     let notice = Duration::from_secs(if is_dev { 0 } else { NOTICE_S });
     tokio::spawn(end(shutdown, poisoned.clone(), notice));
     say!("ready in {:.2} s", Duration::from_micros(clock.now_us()).as_secs_f64())?;
     listeners.serve(door, Router::new()).await?;
+    if let Ok(control) = control {
+        control.await.context("the control socket")?;
+    }
     drop(metrics);
     let stopped = tokio::task::spawn_blocking(move || node.stop()).await.context("stopping")?;
     if poisoned.is_cancelled() {
