@@ -16,6 +16,7 @@ mod gguf;
 mod gpt2;
 mod json;
 mod llama;
+mod makers;
 mod mixing;
 pub(crate) mod mlp;
 pub mod onnx;

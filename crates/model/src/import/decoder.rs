@@ -16,6 +16,7 @@ use super::{
         Slot, Values, linear_tensors, matrix_tensors, narrow_linear_tensors, norm_tensors,
         table_tensors, wide_linear_tensors,
     },
+    makers::{Make, Makers},
     mixing::{Mixed, Mixing},
     source::{SourceTensor, Tensors},
 };
@@ -522,36 +523,56 @@ impl Decoder<'_> {
         Ok(Self { program, fills: wide.fills, source, tokenizer_hash })
     }
 
-    /// Makes every tensor, in the order of the program.
-    fn make(&self, sink: &mut dyn Sink, progress: Progress<'_>) -> Result<(), ImportError> {
-        // Tensors of a second step, which are made with the first's, and the operator that they belong to.
-        let mut finer: Option<(u32, Vec<Slot>)> = None;
-        for (op, fill) in (0..).zip(&self.fills) {
-            if let Fill::Shared(from) = fill {
-                (0..3).try_for_each(|slot| sink.share(op, slot, *from))?;
-            } else if !sink.keeps(op)? {
-                let tensors = match (fill, finer.take()) {
-                    (Fill::Finer, Some((of, tensors))) if of == op => tensors,
-                    (Fill::Finer, _) => self.fills[op as usize - 1].tensors(self.source)?.1,
-                    (fill, _) => {
-                        let (tensors, second) = fill.tensors(self.source)?;
-                        finer = Some((op + 1, second));
+    /// Makes every tensor, and hands them over in the order of the program.
+    fn write_to(&self, sink: &mut dyn Sink, progress: Progress<'_>) -> Result<(), ImportError> {
+        let all = self.fills.len();
+        let share = |sink: &mut dyn Sink, op: usize, from: u32| {
+            (0..3).try_for_each(|slot| sink.share(number(op), slot, from))
+        };
+        // What an earlier try has left.
+        let mut first = 0;
+        while let Some(fill) = self.fills.get(first) {
+            match fill {
+                Fill::Shared(from) => share(sink, first, *from)?,
+                _ if !sink.keeps(number(first))? => break,
+                _ => {}
+            }
+            first += 1;
+            progress(first, all);
+        }
+        Makers::run(self, first, |makers| {
+            // Tensors of a second step, which are made with the first's.
+            let mut finer = None;
+            for (op, fill) in self.fills.iter().enumerate().skip(first) {
+                let tensors = match fill {
+                    Fill::Nothing => Vec::new(),
+                    Fill::Shared(from) => {
+                        share(sink, op, *from)?;
+                        Vec::new()
+                    }
+                    Fill::Finer => match finer.take() {
+                        Some(tensors) => tensors,
+                        None => self.fills[op - 1].tensors(self.source)?.1,
+                    },
+                    _ => {
+                        let (tensors, second) = makers.take(op)?;
+                        finer = Some(second);
                         tensors
                     }
                 };
                 for (slot, data) in tensors {
-                    sink.put(op, slot, data)?;
+                    sink.put(number(op), slot, data)?;
                 }
+                progress(op + 1, all);
             }
-            progress(op as usize + 1, self.fills.len());
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// The whole model in memory.
     pub(super) fn parts(self, progress: Progress<'_>) -> Result<Parts, ImportError> {
         let mut tensors: Vec<TensorPart> = Vec::new();
-        self.make(&mut tensors, progress)?;
+        self.write_to(&mut tensors, progress)?;
         Ok(Parts { program: self.program, tokenizer_hash: self.tokenizer_hash, tensors })
     }
 
@@ -568,9 +589,31 @@ impl Decoder<'_> {
         progress: Progress<'_>,
     ) -> Result<hyperion_primitives::ModelId, ImportError> {
         let mut writer = Writer::new(&self.program, self.tokenizer_hash, kept, out)?;
-        self.make(&mut writer, progress)?;
+        self.write_to(&mut writer, progress)?;
         Ok(writer.finish()?)
     }
+}
+
+impl Make for Decoder<'_> {
+    /// Tensors of the operator, and of the second of two steps.
+    type Made = (Vec<Slot>, Vec<Slot>);
+
+    fn operators(&self) -> usize {
+        self.fills.len()
+    }
+
+    fn bytes(&self, operator: usize) -> Option<u64> {
+        self.fills[operator].bytes()
+    }
+
+    fn make(&self, operator: usize) -> Result<Self::Made, ImportError> {
+        self.fills[operator].tensors(self.source)
+    }
+}
+
+/// The number of an operator in its program.
+fn number(op: usize) -> u32 {
+    u32::try_from(op).expect("an import makes few nodes")
 }
 
 /// Takes a model's tensors, in the order of the program.
@@ -638,6 +681,25 @@ impl Fill {
                 part.bias.iter().try_for_each(|bias| source.expect(bias, &[part.rows]))
             }),
         }
+    }
+
+    /// Bytes that making its tensors takes, about; `None` where nothing is made.
+    fn bytes(&self) -> Option<u64> {
+        // Of a number: the source's own, and codes; mixed along columns it is held whole besides.
+        const NUMBER: usize = 4 + 2;
+        const MIXED: usize = 8;
+        let bytes = match self {
+            Self::Nothing | Self::Shared(_) | Self::Finer => return None,
+            Self::Frequencies(_) | Self::Ones(_) | Self::Norm { .. } | Self::Mixing { .. } => 0,
+            Self::Table(table) | Self::Rows(table) => table.rows * table.width * NUMBER,
+            Self::Linear { parts, depth, .. } => {
+                let of = |part: &Part| {
+                    part.rows * depth * (NUMBER + part.outputs.as_ref().map_or(0, |_| MIXED))
+                };
+                parts.iter().map(of).sum()
+            }
+        };
+        Some(bytes as u64)
     }
 
     /// The operator's tensors, and of the first of two linear steps the second's.
@@ -803,7 +865,9 @@ impl<'p> MixedRows<'p> {
                     None => Some(value),
                 }
             };
-            *last = (row, Mixed::new((0..self.width).map(number)).columns(self.mixing));
+            // Read once, asked for twice.
+            let numbers: Vec<Option<Real>> = (0..self.width).map(number).collect();
+            *last = (row, Mixed::new(numbers.iter().copied()).columns(self.mixing));
         }
         last.1.value(column)
     }

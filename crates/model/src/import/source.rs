@@ -4,7 +4,8 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{Read as _, Seek as _, SeekFrom},
+    io::Read as _,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
@@ -23,7 +24,7 @@ const INDEX: &str = "model.safetensors.index.json";
 const HEADER_BYTES_MAX: u64 = 100_000_000;
 
 /// Where tensors of a source are found by name.
-pub(super) trait Tensors {
+pub(super) trait Tensors: Sync {
     /// Shape of a tensor; `None` when there is no such tensor.
     fn shape(&self, name: &str) -> Option<&[usize]>;
 
@@ -254,13 +255,13 @@ impl Tensors for Source {
 /// Bytes of a file from `offset` on.
 pub(super) fn read_at(
     path: &Path,
-    mut file: &File,
+    file: &File,
     offset: u64,
     len: usize,
 ) -> Result<Vec<u8>, ImportError> {
-    let io = |cause| ImportError::Io { path: path.to_path_buf(), cause };
-    file.seek(SeekFrom::Start(offset)).map_err(io)?;
     let mut bytes = vec![0; len];
-    file.read_exact(&mut bytes).map_err(io)?;
+    // The file has one place to read at, and several threads.
+    let read = file.read_exact_at(&mut bytes, offset);
+    read.map_err(|cause| ImportError::Io { path: path.to_path_buf(), cause })?;
     Ok(bytes)
 }
