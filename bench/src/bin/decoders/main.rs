@@ -126,12 +126,7 @@ struct Exact {
 }
 
 impl Exact {
-    fn load(
-        folder: &Path,
-        precision: Precision,
-        longest: u32,
-        backend: &mut Cpu,
-    ) -> Result<Self> {
+    fn load(folder: &Path, precision: Precision, longest: u32, backend: &mut Cpu) -> Result<Self> {
         let mut file = Cursor::new(Vec::new());
         write_with(folder, precision, &mut file, &mut |_, _| {})?;
         let model = Model::from_bytes(file.into_inner(), Trust::Roots)?;
