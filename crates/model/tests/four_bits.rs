@@ -6,37 +6,21 @@ mod common;
 
 use std::{io::Cursor, sync::Arc};
 
-use common::decoders::{FAMILIES, family, ids};
+use common::decoders::{FAMILIES, ids, imported, logits, real};
 use hyperion_model::{
-    Decoder, Limits, Model, Outputs, Trust, Turn,
+    Model, Trust,
     import::{Precision, write_with},
     program::{Codes, Op},
     quantized::{Matrix, quantize, quantize_narrow},
-    real::{Format, Real},
 };
 use hyperion_ops::{
-    Backend, Cpu, KernelSet, Reference, Serial,
+    Cpu, KernelSet, Reference, Serial,
     nibbles::{are_valid, nibbles},
 };
 use hyperion_primitives::Mix;
 
-fn real(value: f32) -> Option<Real> {
-    Format::F32.read(&value.to_le_bytes())
-}
-
 fn narrow(name: &str) -> Vec<u8> {
-    let mut out = Cursor::new(Vec::new());
-    let folder = family(name).write();
-    write_with(folder.path(), Precision::FourBits, &mut out, &mut |_, _| {}).unwrap();
-    out.into_inner()
-}
-
-fn logits(model: &Model, device: &mut dyn Backend, ids: &[u32]) -> Vec<i32> {
-    let limits = Limits { rows_max: 64, outputs_max: 64, pages: 4 };
-    let mut decoder = Decoder::load(model, device, limits).unwrap();
-    let mut context = decoder.begin();
-    let turn = Turn { context: &mut context, tokens: ids, outputs: Outputs::All };
-    decoder.run(device, &mut [turn]).unwrap().remove(0)
+    imported(name, Precision::FourBits)
 }
 
 #[test]

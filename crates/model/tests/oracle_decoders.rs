@@ -2,16 +2,16 @@
 
 mod common;
 
-use std::{io::Cursor, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use common::{
     Folder,
-    decoders::{FAMILIES, family, ids},
+    decoders::{FAMILIES, family, ids, imported},
     import_bytes,
 };
 use hyperion_model::{
     Model, Tokenizer, Trust,
-    import::{Precision, write_with},
+    import::Precision,
     oracle::{Agreement, CheckError, Oracle, OracleError, check, perplexity},
 };
 use hyperion_ops::{Cpu, KernelSet, Reference, Serial};
@@ -48,13 +48,10 @@ fn each_family_says_what_float_says() {
 fn weights_of_sixteen_bits_are_nearer_to_float() {
     let mut mix = Mix::new(61);
     for name in FAMILIES {
-        let source = family(name).write();
-        let oracle = Oracle::open(source.path()).unwrap();
+        let oracle = Oracle::open(family(name).write().path()).unwrap();
         let inputs = inputs(&mut mix, &[40, 7, 1]);
         let report = |precision| {
-            let mut file = Cursor::new(Vec::new());
-            write_with(source.path(), precision, &mut file, &mut |_, _| {}).unwrap();
-            let model = Model::from_bytes(file.into_inner(), Trust::Roots).unwrap();
+            let model = Model::from_bytes(imported(name, precision), Trust::Roots).unwrap();
             check(&model, &oracle, &mut Reference::default(), &inputs, &mut |_| {}).unwrap()
         };
         let (eight, wide) = (report(Precision::EightBits), report(Precision::SixteenBits));

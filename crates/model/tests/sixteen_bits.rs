@@ -6,34 +6,18 @@ mod common;
 
 use std::{io::Cursor, sync::Arc};
 
-use common::decoders::{FAMILIES, family, ids};
+use common::decoders::{FAMILIES, ids, imported, logits, real};
 use hyperion_model::{
-    Decoder, Limits, Model, Outputs, Trust, Turn,
+    Model, Trust,
     import::{Precision, write_with},
     program::{Codes, Op},
     quantized::{Matrix, Quantized, quantize, quantize_planes},
-    real::{Format, Real},
 };
-use hyperion_ops::{Backend, Cpu, KernelSet, Reference, Serial};
+use hyperion_ops::{Cpu, KernelSet, Reference, Serial};
 use hyperion_primitives::{Mix, w8r};
 
-fn real(value: f32) -> Option<Real> {
-    Format::F32.read(&value.to_le_bytes())
-}
-
 fn model(name: &str, precision: Precision) -> Model {
-    let mut out = Cursor::new(Vec::new());
-    let folder = family(name).write();
-    write_with(folder.path(), precision, &mut out, &mut |_, _| {}).unwrap();
-    Model::from_bytes(out.into_inner(), Trust::Nothing).unwrap()
-}
-
-fn logits(model: &Model, device: &mut dyn Backend, ids: &[u32]) -> Vec<i32> {
-    let limits = Limits { rows_max: 64, outputs_max: 64, pages: 4 };
-    let mut decoder = Decoder::load(model, device, limits).unwrap();
-    let mut context = decoder.begin();
-    let turn = Turn { context: &mut context, tokens: ids, outputs: Outputs::All };
-    decoder.run(device, &mut [turn]).unwrap().remove(0)
+    Model::from_bytes(imported(name, precision), Trust::Nothing).unwrap()
 }
 
 /// Numbers that codes stand for, padding included.

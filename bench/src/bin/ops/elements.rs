@@ -77,7 +77,7 @@ fn step(name: &str, device: &mut dyn Backend) -> (Step<'static>, View) {
             Step::Norm { weights, shape, input: x, out }
         }
         "rope" => {
-            let turns: Vec<u64> = (0..16).map(|j| u64::MAX / 7 >> (2 * j)).collect();
+            let turns: Vec<u64> = (0..16).map(|j| (u64::MAX / 7) >> (2 * j)).collect();
             let frequencies = device.pack(&Weights::Frequencies(&turns)).expect("memory");
             let shape = RopeShape::new(HEADS, 32, 32, Pairing::Half).expect("within the limits");
             Step::Rope { frequencies, shape, sequences, input: x, out }

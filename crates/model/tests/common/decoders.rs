@@ -1,7 +1,13 @@
 //! Sources of tiny decoders, one of each family.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Cursor};
 
+use hyperion_model::{
+    Decoder, Limits, Model, Outputs, Turn,
+    import::{Precision, write_with},
+    real::{Format, Real},
+};
+use hyperion_ops::Backend;
 use hyperion_primitives::Mix;
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -199,4 +205,26 @@ fn gpt2(hidden: usize, tensors: &mut Tensors) -> Value {
 /// Token ids.
 pub(crate) fn ids(mix: &mut Mix, len: usize) -> Vec<u32> {
     (0..len).map(|_| mix.below(VOCABULARY as u64) as u32).collect()
+}
+
+/// A family's model, imported with weights of this precision.
+pub(crate) fn imported(name: &str, precision: Precision) -> Vec<u8> {
+    let mut out = Cursor::new(Vec::new());
+    let folder = family(name).write();
+    write_with(folder.path(), precision, &mut out, &mut |_, _| {}).expect("it can be imported");
+    out.into_inner()
+}
+
+/// Logits after every token.
+pub(crate) fn logits(model: &Model, device: &mut dyn Backend, ids: &[u32]) -> Vec<i32> {
+    let limits = Limits { rows_max: 64, outputs_max: 64, pages: 4 };
+    let mut decoder = Decoder::load(model, device, limits).expect("memory");
+    let mut context = decoder.begin();
+    let turn = Turn { context: &mut context, tokens: ids, outputs: Outputs::All };
+    decoder.run(device, &mut [turn]).expect("a text that fits").remove(0)
+}
+
+/// A number of a source.
+pub(crate) fn real(value: f32) -> Option<Real> {
+    Format::F32.read(&value.to_le_bytes())
 }
