@@ -100,11 +100,14 @@ enum Outcome {
     SecondEncoding,
 }
 
+/// Decodes bytes, which may be anything.
+type Decode = Box<dyn Fn(&[u8]) -> Outcome + Send>;
+
 /// One decoder, with what mutations start from.
 struct Decoder {
     name: &'static str,
     corpus: Vec<Vec<u8>>,
-    decode: Box<dyn Fn(&[u8]) -> Outcome + Send>,
+    decode: Decode,
 }
 
 /// Decoders that take turns.

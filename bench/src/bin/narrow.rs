@@ -3,6 +3,7 @@
 //!
 //! `narrow [--seconds S]`: for each shape as many layers as are twice a large cache, on one thread. Before anything is timed, the
 //! results of four bits are compared with those of eight bits that hold the same codes. Prints one JSON object.
+#![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 use std::{error::Error, sync::Arc, time::Instant};
 

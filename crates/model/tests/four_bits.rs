@@ -1,7 +1,5 @@
 //! Weights of four bits: how they are made, what a file of them may hold, what they cost in likeness.
 
-#![expect(clippy::unwrap_used, reason = "what cannot be set up fails its test")]
-
 mod common;
 
 use std::{io::Cursor, sync::Arc};

@@ -4,6 +4,7 @@
 //! `decoders [--tokens N] [--only NAME] [--text FILE --lm DIR]`: for each supported family a model of random weights with
 //! the outliers that trained ones have (`sources.rs`), on N random tokens (4,096 unless stated); and where there is a trained
 //! model in DIR, that one on the text in FILE. Prints one JSON object.
+#![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 mod sources;
 
