@@ -85,6 +85,35 @@ fn an_answer_is_kept_and_checked_by_one_prefill() {
 }
 
 #[test]
+fn weights_of_every_precision_are_imported_served_and_checked() {
+    let home = Home::new();
+    let source = std::path::absolute("../../fixtures/pydoc").unwrap();
+    let (mut ids, mut arguments) = (Vec::new(), vec!["--dev".to_owned()]);
+    for weights in ["4bit", "8bit", "16bit"] {
+        let file = format!("w{weights}.hyp");
+        let import = ["model", "import", source.to_str().unwrap(), "--weights", weights];
+        let said = home.ok(&[&import[..], &["--out", &file]].concat());
+        ids.push(said.split_whitespace().next().unwrap().to_owned());
+        arguments.extend(["--model".to_owned(), format!("w{weights}={file}")]);
+    }
+    assert!(ids[0] != ids[1] && ids[1] != ids[2], "{ids:?}");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let node = home.node(&arguments);
+    let url = node.grpc_url();
+    for weights in ["4bit", "8bit", "16bit"] {
+        let alias = format!("w{weights}");
+        let asked = ["infer", &alias, "--text", "The list type", "--tokens", "16", "--node", &url];
+        home.ok(&[&asked[..], &["--receipt", &format!("{alias}.json")]].concat());
+    }
+    let (key, _) = (node.log_key(), drop(node));
+    for weights in ["4bit", "8bit", "16bit"] {
+        let (receipt, model) = (format!("w{weights}.json"), format!("w{weights}.hyp"));
+        let verify = ["verify", &receipt, "--model", &model, "--recompute", "--log-key", &key];
+        assert!(home.ok(&verify).contains("recompute  ok   equal, "));
+    }
+}
+
+#[test]
 fn a_conversation_in_the_terminal_leaves_a_receipt() {
     let home = Home::new();
     let node = home.node(&["--dev"]);
