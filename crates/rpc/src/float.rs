@@ -167,6 +167,11 @@ impl AnyModel {
         }
     }
 
+    /// Whether an answer can end by a text; in floating point it ends by ids only.
+    pub(crate) const fn ends_in_text(&self) -> bool {
+        matches!(self, Self::Exact(_))
+    }
+
     /// What it gives.
     pub(crate) fn gives(&self) -> Form {
         match self {

@@ -31,7 +31,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Settings in the sampler's numbers.
+    /// Settings in the sampler's numbers; `ends_in_text` where the model's answers can end in the middle of a token's text.
     ///
     /// # Errors
     ///
@@ -39,6 +39,7 @@ impl Settings {
     pub(crate) fn sampling(
         &self,
         writing: &Writing,
+        ends_in_text: bool,
         limits: &Limits,
     ) -> Result<v1::Sampling, Error> {
         let advice = &writing.sampling;
@@ -46,7 +47,7 @@ impl Settings {
         let names_its_own = self.temperature.is_some() || self.top_p.is_some();
         let advised = |number: u32| if names_its_own { 0 } else { number };
         let signed = |field, value: Option<f64>| value.map_or(Ok(0), |value| q16(field, value));
-        let (stop_tokens, stop_texts) = stops(self.stop.as_deref(), writing, limits)?;
+        let (stop_tokens, stop_texts) = stops(self.stop.as_deref(), writing, ends_in_text, limits)?;
         Ok(v1::Sampling {
             temperature_q16: unsigned("temperature", self.temperature, advice.temperature_q16)?,
             top_k: self.top_k.unwrap_or_else(|| advised(advice.top_k)),
@@ -98,20 +99,24 @@ fn q16(field: &'static str, value: f64) -> Result<i32, Error> {
     }
 }
 
-/// Stop texts: those that are one token as ids, with the model's own end ids, and the others as texts; neither where the caller names
-/// none.
+/// Stop texts as such, and as ids with the model's own end ids where only an id can end an answer: special tokens, which write nothing,
+/// and tokens of models that end by ids alone. Neither where the caller names none.
 fn stops(
     stop: Option<&[String]>,
     writing: &Writing,
+    ends_in_text: bool,
     limits: &Limits,
 ) -> Result<(Vec<u32>, Vec<String>), Error> {
     let Some(stop) = stop else { return Ok((Vec::new(), Vec::new())) };
     at_most("stop", "strings", stop.len(), limits.stop_tokens_max)?;
+    let decoder = &writing.decoder;
+    let ends_in_text = ends_in_text && decoder.token_bytes().is_ok();
     let (mut ids, mut texts) = (writing.end_ids.clone(), Vec::new());
     for text in stop {
         // Looked up by the tokenizer, for which a long text is work, and no token is long.
-        let id = if text.len() <= limits.name_bytes_max { writing.decoder.id(text) } else { None };
-        match id {
+        let id = if text.len() <= limits.name_bytes_max { decoder.id(text) } else { None };
+        let is_mute = |id: &u32| decoder.decode(&[*id]).is_ok_and(|text| text.is_empty());
+        match id.filter(|id| !ends_in_text || is_mute(id)) {
             Some(id) => ids.push(id),
             None => texts.push(text.clone()),
         }
@@ -131,20 +136,27 @@ mod tests {
     use super::*;
     use crate::writing::TextDecoder;
 
-    /// Whose only token with a text of its own is "end".
-    struct Mute;
+    /// Token 7 is special, token 8 a letter.
+    struct Two {
+        has_bytes: bool,
+    }
 
-    impl TextDecoder for Mute {
-        fn decode(&self, _: &[u32]) -> Result<String, String> {
-            Ok(String::new())
+    impl TextDecoder for Two {
+        fn decode(&self, ids: &[u32]) -> Result<String, String> {
+            Ok(ids.iter().filter(|id| **id == 8).map(|_| 'a').collect())
         }
 
         fn id(&self, text: &str) -> Option<u32> {
-            (text == "end").then_some(7)
+            match text {
+                "<end>" => Some(7),
+                "a" => Some(8),
+                _ => None,
+            }
         }
 
         fn token_bytes(&self) -> Result<Arc<TokenBytes>, String> {
-            Err("none".to_owned())
+            let table = || Arc::new(TokenBytes::new(["a"; 9]));
+            self.has_bytes.then(table).ok_or_else(|| "none".to_owned())
         }
 
         fn chat(&self, _: &[Value], _: Option<&Value>) -> Result<Vec<u32>, String> {
@@ -152,8 +164,8 @@ mod tests {
         }
     }
 
-    fn sampling(settings: &Settings) -> Result<v1::Sampling, Error> {
-        let advice = Sampling {
+    fn writing(has_bytes: bool) -> Writing {
+        let sampling = Sampling {
             temperature_q16: 45_875,
             top_k: 20,
             top_p_q16: 52_429,
@@ -161,8 +173,11 @@ mod tests {
             repetition_q16: 68_813,
             ..Sampling::default()
         };
-        let writing = Writing { decoder: Arc::new(Mute), end_ids: vec![3], sampling: advice };
-        settings.sampling(&writing, &Limits::default())
+        Writing { decoder: Arc::new(Two { has_bytes }), end_ids: vec![3], sampling }
+    }
+
+    fn sampling(settings: &Settings) -> Result<v1::Sampling, Error> {
+        settings.sampling(&writing(true), true, &Limits::default())
     }
 
     #[test]
@@ -181,15 +196,22 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_one_token_are_ids_beside_the_models_own() {
-        let stop = |texts: &[&str]| {
+    fn only_what_no_text_can_end_is_an_id_beside_the_models_own() {
+        let stop = |texts: &[&str], has_bytes, ends_in_text| {
             let stop = Some(texts.iter().map(|text| (*text).to_owned()).collect());
-            sampling(&Settings { stop, ..Settings::default() })
+            let settings = Settings { stop, ..Settings::default() };
+            let sampling =
+                settings.sampling(&writing(has_bytes), ends_in_text, &Limits::default())?;
+            Ok::<_, Error>((sampling.stop_tokens, sampling.stop_texts))
         };
-        let both = stop(&["end", "never"]).unwrap();
-        assert_eq!((both.stop_tokens, both.stop_texts), (vec![3, 7], vec!["never".to_owned()]));
-        assert!(stop(&[""]).is_err());
-        assert!(stop(&["a"; 99]).is_err());
+        let all = ["<end>", "a", "never"];
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        assert_eq!(stop(&all, true, true).unwrap(), (vec![3, 7], texts(&["a", "never"])));
+        let by_ids = (vec![3, 7, 8], texts(&["never"]));
+        assert_eq!(stop(&all, false, true).unwrap(), by_ids);
+        assert_eq!(stop(&all, true, false).unwrap(), by_ids);
+        assert!(stop(&[""], true, true).is_err());
+        assert!(stop(&["a"; 99], true, true).is_err());
     }
 
     #[test]

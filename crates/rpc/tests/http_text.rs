@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Node, Signs, start};
+use common::{END, Node, Signs, start};
 use hyperion_primitives::{B256, RequestId};
 use hyperion_rpc::writing::TextDecoder as _;
 use serde_json::{Value, json};
@@ -181,7 +181,7 @@ async fn log_probabilities_come_in_both_shapes_whole_and_in_pieces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_is_one_token_and_ends_the_answer() {
+async fn a_stop_of_one_token_ends_the_answer_as_any_text_does() {
     let node = start().await;
     let asked = |prompt: &str, stop: Value| {
         let (max_tokens, temperature) = (40, 0);
@@ -208,8 +208,9 @@ async fn a_stop_is_one_token_and_ends_the_answer() {
     let (before, _) = text.split_once(&stop).unwrap();
     assert_eq!(cut["choices"][0]["text"], before);
     assert_eq!(cut["choices"][0]["finish_reason"], "stop");
-    let stops = cut["verification"]["sampling"]["stopTokens"].as_array().unwrap();
-    assert_eq!(stops.len(), 2, "its own, and the model's");
+    let sampling = &cut["verification"]["sampling"];
+    assert_eq!(sampling["stopTokens"], json!([END]), "the model's own");
+    assert_eq!(sampling["stopTexts"], json!([stop]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

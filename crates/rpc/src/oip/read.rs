@@ -70,7 +70,7 @@ pub(super) fn ask(door: &Door, model: ModelInfo, asked: ModelInferRequest) -> Re
         return Err(Error::bad_field("inputs", text));
     };
     let sampling = match &face.writing {
-        Some(writing) => Some(terms.settings.sampling(writing, limits)?),
+        Some(writing) => Some(terms.settings.sampling(writing, true, limits)?),
         None => None,
     };
     if let Some(sampling) = &sampling {

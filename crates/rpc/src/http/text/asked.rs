@@ -76,7 +76,7 @@ pub(super) fn ask(
         .as_ref()
         .ok_or_else(|| Error::bad_field("model", "this model does not generate text"))?;
     let limits = &door.limits;
-    let sampling = settings(&body, shape)?.sampling(writing, limits)?;
+    let sampling = settings(&body, shape)?.sampling(writing, model.ends_in_text(), limits)?;
     let input = match shape {
         Shape::Completion => {
             if body.messages.is_some() || body.tools.is_some() {
