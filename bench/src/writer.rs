@@ -74,12 +74,15 @@ pub fn gguf(shape: Shape) -> PathBuf {
 }
 
 /// The same weights imported like any other file; kept too.
-pub fn random(shape: Shape) -> Arc<Model> {
-    let path = kept(&format!("{}.hyp", shape.name));
+pub fn random(shape: Shape, precision: Precision) -> Arc<Model> {
+    let name = match precision {
+        Precision::EightBits => shape.name.to_owned(),
+        other => format!("{}-{}", shape.name, other.name()),
+    };
+    let path = kept(&format!("{name}.hyp"));
     if !path.exists() {
-        let part = kept(&format!("{}.hyp.part", shape.name));
-        import::to_file(&gguf(shape), Precision::EightBits, &part, &mut |_, _| {})
-            .expect("a Llama");
+        let part = kept(&format!("{name}.hyp.part"));
+        import::to_file(&gguf(shape), precision, &part, &mut |_, _| {}).expect("a Llama");
         fs::rename(&part, &path).expect("a name in the same folder");
     }
     Arc::new(Model::open(&path, Trust::Roots).expect("what was written"))

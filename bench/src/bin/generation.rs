@@ -1,7 +1,7 @@
 //! Decoders of published shapes on this machine's CPU: prefill, decode, many at a time, and a check of an answer (lines L3, L4).
 //!
-//! `generation [--shape 1.1B|8B-quarter] [--rounds 7] [--threads N]` measures rates; with `--answer TOKENS` it generates an answer and checks
-//! it by one prefill instead. Prints one JSON object. Weights are seeded random numbers, so the text is noise and the work is real; the
+//! `generation [--shape 1.1B|8B-quarter] [--weights 8bit|4bit|16bit] [--rounds 7] [--threads N]` measures rates; with
+//! `--answer TOKENS` it generates an answer and checks it by one prefill instead. Prints one JSON object. Weights are seeded random numbers, so the text is noise and the work is real; the
 //! file that they come from is kept, and `generation --gguf --shape NAME` prints where. The memory-read floor is the time that the
 //! weights alone take to be read, measured on as many threads.
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
@@ -12,7 +12,7 @@ mod writer;
 use std::{sync::Arc, thread, time::Instant};
 
 use hyperion_engine::KernelPool;
-use hyperion_model::{Context, Decoder, Limits, Model, Replay, Sampler, replay};
+use hyperion_model::{Context, Decoder, Limits, Model, Replay, Sampler, import::Precision, replay};
 use hyperion_ops::{Cpu, KernelSet, Sampling};
 use hyperion_primitives::Mix;
 use serde_json::{Value, json};
@@ -39,9 +39,13 @@ fn main() {
         println!("{}", json!({ "path": writer::gguf(shape) }));
         return;
     }
+    let precisions = [Precision::EightBits, Precision::FourBits, Precision::SixteenBits];
+    let wanted = text("--weights").unwrap_or(Precision::EightBits.name());
+    let precision = precisions.into_iter().find(|precision| precision.name() == wanted);
+    let precision = precision.expect("8bit, 4bit or 16bit");
     let report = match number("--answer") {
-        Some(tokens) => check(shape, tokens, threads),
-        None => measure(shape, number("--rounds").unwrap_or(7), threads),
+        Some(tokens) => check(shape, precision, tokens, threads),
+        None => measure(shape, precision, number("--rounds").unwrap_or(7), threads),
     };
     println!("{report}");
 }
@@ -143,11 +147,12 @@ impl Rig {
 }
 
 /// Everything in turns, round by round, so that whatever slows the machine meets all of it; the median of the rounds.
-fn measure(shape: writer::Shape, rounds: usize, threads: usize) -> Value {
-    let model = writer::random(shape);
+fn measure(shape: writer::Shape, precision: Precision, rounds: usize, threads: usize) -> Value {
+    let model = writer::random(shape, precision);
     let mut rig = Rig::new(&model, threads);
     // What a token reads: every matrix once; of the embedding one row.
-    let embedding = u64::from(rig.decoder.vocabulary()) * shape.hidden as u64;
+    let code_bytes = if precision == Precision::SixteenBits { 2 } else { 1 };
+    let embedding = u64::from(rig.decoder.vocabulary()) * shape.hidden as u64 * code_bytes;
     let token_bytes = model.weights_bytes() - embedding;
     let (weights_bytes, words) = (model.weights_bytes(), vec![1_u64; READ_BYTES / 8]);
     drop(model);
@@ -176,7 +181,7 @@ fn measure(shape: writer::Shape, rounds: usize, threads: usize) -> Value {
     }
     let [prefill, one, many, many_over_one, floor, share] = figures.map(median);
     json!({
-        "shape": shape.name, "threads": threads, "kernels": KernelSet::best().name(),
+        "shape": shape.name, "weights": precision.name(), "threads": threads, "kernels": KernelSet::best().name(),
         "weights_bytes": weights_bytes, "token_bytes": token_bytes, "rounds": rounds,
         "prefill_tokens_per_s": prefill, "decode_1_tokens_per_s": one,
         "decode_16_tokens_per_s": many, "decode_16_over_1": many_over_one,
@@ -185,11 +190,11 @@ fn measure(shape: writer::Shape, rounds: usize, threads: usize) -> Value {
 }
 
 /// What an answer costs, and what its check does.
-fn check(shape: writer::Shape, tokens: usize, threads: usize) -> Value {
-    let mut rig = Rig::new(&writer::random(shape), threads);
+fn check(shape: writer::Shape, precision: Precision, tokens: usize, threads: usize) -> Value {
+    let mut rig = Rig::new(&writer::random(shape, precision), threads);
     let (generate_s, check_s) = rig.answer(tokens);
     json!({
-        "shape": shape.name, "threads": threads, "kernels": KernelSet::best().name(),
+        "shape": shape.name, "weights": precision.name(), "threads": threads, "kernels": KernelSet::best().name(),
         "answer_tokens": tokens, "generate_s": generate_s, "check_s": check_s,
         "check_over_generate": check_s / generate_s,
     })

@@ -10,6 +10,7 @@ mod bert;
 mod builder;
 mod decoder;
 mod encoding;
+mod fill;
 mod gemma;
 pub mod generation;
 mod gguf;
@@ -22,6 +23,7 @@ pub(crate) mod mlp;
 pub mod onnx;
 mod order;
 mod partial;
+mod sizes;
 mod source;
 
 use std::{

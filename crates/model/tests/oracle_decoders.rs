@@ -13,6 +13,7 @@ use hyperion_model::{
     Model, Tokenizer, Trust,
     import::Precision,
     oracle::{Agreement, CheckError, Oracle, OracleError, check, perplexity},
+    program::Op,
 };
 use hyperion_ops::{Cpu, KernelSet, Reference, Serial};
 use hyperion_primitives::Mix;
@@ -58,6 +59,57 @@ fn weights_of_sixteen_bits_are_nearer_to_float() {
         println!("{name}: {eight}; {wide}");
         assert!(1.0 - wide.mean() < (1.0 - eight.mean()) / 2.0, "{name}: {eight}; {wide}");
         assert!(wide.next_tokens().0 + 1 >= wide.next_tokens().1, "{name}: {wide}");
+    }
+}
+
+/// Multiplies a pair of columns of the last key head, which has twelve: rows of weights and bias.
+fn enlarge_keys(folder: &mut Folder, times: f32) {
+    for (name, (_, shape, bytes)) in &mut folder.tensors {
+        if !name.contains("k_proj") {
+            continue;
+        }
+        let (rows, numbers) = (shape[0], bytes.len() / 4);
+        let (width, half) = (numbers / rows, 6);
+        for row in [rows - half - 2, rows - 2] {
+            for number in bytes[row * width * 4..][..width * 4].chunks_mut(4) {
+                let value = f32::from_le_bytes(number.try_into().expect("four bytes")) * times;
+                number.copy_from_slice(&value.to_le_bytes());
+            }
+        }
+    }
+}
+
+#[test]
+fn key_columns_many_times_the_rest_are_balanced_and_nothing_else_changes() {
+    // Heads of twelve columns; a key head has one reader in llama2, two in the others, and a bias in qwen2.
+    for name in ["llama2", "llama3", "qwen2"] {
+        let mut mix = Mix::new(71);
+        let mut folder = family(name);
+        enlarge_keys(&mut folder, 16.0);
+        let oracle = Oracle::open(folder.write().path()).unwrap();
+        let inputs = inputs(&mut mix, &[40]);
+        let model = folder.model();
+        let report = check(&model, &oracle, &mut Reference::default(), &inputs, &mut |_| {});
+        let report = report.unwrap();
+        println!("{name}: {report}");
+        assert!(report.min() > 0.99, "{name}: {report}");
+        // The first linear step has queries, keys and values; the pair is a quarter as large as it was, its readers four times.
+        let plain = family(name).model();
+        let step = |model: &Model, row: usize| {
+            let nodes = model.program().nodes();
+            let op = nodes.iter().position(|node| matches!(node.op, Op::Linear(_))).unwrap();
+            let of = |slot: u16| model.tensor(op as u32, slot).unwrap()[row];
+            f64::from(of(1)) / f64::from(of(2).cast_signed()).exp2()
+        };
+        let (queries, keys) = (48, if name == "llama2" { 48 } else { 24 });
+        for row in [queries + keys - 8, queries + keys - 2] {
+            let ratio = step(&model, row) / step(&plain, row);
+            assert!((3.9..4.1).contains(&ratio), "{name}, key row {row}: {ratio}");
+        }
+        for row in [queries - 8, queries - 2] {
+            let ratio = step(&model, row) / step(&plain, row);
+            assert!((3.9..4.1).contains(&ratio), "{name}, query row {row}: {ratio}");
+        }
     }
 }
 

@@ -17,9 +17,11 @@ use serde_json::{Number, Value};
 
 use super::{
     ImportError,
-    decoder::{Factor, Gamma, Part, Residual, Sizes, Stated, Template, small, unsupported},
+    decoder::{Residual, Template},
+    fill::{Factor, Gamma, Part},
     json::{eps_q32, ratio, required},
     llama::{Rope, frequencies},
+    sizes::{Sizes, Stated, small, unsupported},
 };
 use crate::program::{Op, ValueId};
 

@@ -12,9 +12,10 @@ use std::{collections::BTreeMap, fs::File, path::Path};
 use self::header::{Header, TensorInfo, Value};
 use super::{
     ImportError,
-    decoder::{Sizes, Stated, Template, unsupported},
+    decoder::Template,
     encoding::Encoding,
     llama::{Architecture, Scaling},
+    sizes::{Sizes, Stated, unsupported},
     source::{SourceTensor, Tensors, read_at},
 };
 use crate::real::{Format, Real};

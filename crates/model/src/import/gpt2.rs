@@ -10,8 +10,10 @@ use serde_json::{Number, Value};
 
 use super::{
     ImportError,
-    decoder::{Factor, Gamma, Part, Residual, Sizes, Stated, Template, small, unsupported},
+    decoder::{Residual, Template},
+    fill::{Factor, Gamma, Part},
     json::{eps_q32, required},
+    sizes::{Sizes, Stated, small, unsupported},
     source::Tensors,
 };
 use crate::program::{Op, ValueId};
